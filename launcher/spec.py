@@ -1,0 +1,244 @@
+"""The job spec: what a user writes, typed and checked.
+
+A file has at least a name and a model. `model`, `data` and `trainer` are LightningCLI's, `resources` and `slurm` take
+sbatch's words, `tpu` those of gcloud. All that is wrong with a file is reported at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from launcher.document import Document, Finding, Path, Place
+from launcher.errors import Problem, SpecError
+from launcher.overrides import CannotSet, assign, override
+from launcher.spec_fields import ClassSpec, Duration, Memory, Name, Section, Strings, VariableName, seconds
+from launcher.spec_problems import as_problems, dotted, given, in_words
+from launcher.trainer_args import TrainerArgs
+from launcher.yamlfile import Unreadable, parse, read
+
+__all__ = ["ClassSpec", "JobSpec", "TrainerArgs", "json_schema", "load_spec", "parse_spec", "seconds"]
+
+Positive = Annotated[int, Field(ge=1)]
+Budget = Annotated[int, Field(ge=0)]
+Unlimited = Budget | Literal["unlimited"]
+
+
+class Resources(Section):
+    """What each attempt needs. Nodes are machines, tasks are ranks."""
+
+    nodes: Positive = 1
+    """Number of machines."""
+    tasks_per_node: Positive | None = None
+    """Ranks on each node; by default one for each GPU, or one where there is none."""
+    gpus_per_node: Budget | None = None
+    """By default those that are there; 0 trains on the CPU."""
+    cpus_per_task: Positive | None = None
+    """CPU cores of each rank; by default the node's, divided among its ranks."""
+    mem: Memory | None = None
+    """Memory of each node, as sbatch has it: "16G", "512M", or "0" for all of it."""
+    time: Duration | None = None
+    """Time limit of an allocation, such as "90s", "24h" or "1-12:00:00". Where it ends, the run goes on in the next."""
+
+
+class Checkpoint(Section):
+    """When to save, and how many to keep. Of the two intervals, whichever is over first counts."""
+
+    every_n_steps: Positive | None = None
+    """Save after so many optimizer steps."""
+    every: Duration | None = "5m"
+    """Save after so much time; null for never."""
+    keep_last: Positive = 3
+    """Older ones are removed."""
+
+
+class Retry(Section):
+    """How often an attempt may be followed by another, by what ended it."""
+
+    preemption: Unlimited = "unlimited"
+    """The scheduler took the resources away."""
+    timeout: Unlimited = "unlimited"
+    """The allocation's time was over."""
+    infra: Budget = 3
+    """A node, the network or the storage failed; in a row without a new checkpoint."""
+    error: Budget = 0
+    """The code that is trained raised."""
+    max_no_progress: Positive = 5
+    """Attempts in a row without a new checkpoint, whatever ended them, after which the run has failed."""
+
+
+class Env(Section):
+    """The environment of the ranks."""
+
+    vars: dict[VariableName, str] = Field(default_factory=dict)
+    """Variables and their values, which are text: quote numbers."""
+
+
+class Code(Section):
+    """Where the ranks import from."""
+
+    path: list[str] = Field(default_factory=list)
+    """Additional folders, relative to that of the spec."""
+
+
+class Slurm(Section):
+    """For a Slurm cluster, in the words of sbatch; `resources` says the rest."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    exclude: list[str] = Field(default_factory=list)
+    """Nodes not to run on."""
+    nodelist: list[str] = Field(default_factory=list)
+    """Nodes to run on."""
+    gres: str | None = None
+    array_parallelism: Positive | None = None
+    """How many runs of a sweep may run at the same time."""
+    dependency: str | None = None
+    mail_type: str | None = None
+    mail_user: str | None = None
+    signal_delay: Duration = "120s"
+    """How long before the end of the allocation the ranks are told to save and stop."""
+    setup: list[str] = Field(default_factory=list)
+    """Shell lines to run before the launcher, such as `module load cuda`."""
+    srun_args: list[str] = Field(default_factory=list)
+    additional_parameters: dict[str, str | int | bool] = Field(default_factory=dict)
+    """Other options of sbatch, by their long names."""
+
+
+class Tpu(Section):
+    """For Cloud TPU VMs, in the words of gcloud."""
+
+    accelerator_type: str
+    """Such as v5litepod-16."""
+    zone: Strings = Field(default_factory=list)
+    """Zones to ask in, in this order; a single one needs no list."""
+    project: str | None = None
+    runtime_version: str | None = None
+    spot: bool = True
+    reserved: bool = False
+    network: str | None = None
+    subnetwork: str | None = None
+    service_account: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    tags: list[str] = Field(default_factory=list)
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_provisioning_model(self) -> Self:
+        if self.spot and self.reserved:
+            raise ValueError("reserved capacity is not spot capacity: with reserved: true, write spot: false")
+        return self
+
+
+class Sweep(Section):
+    """Several runs of one spec."""
+
+    matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
+    """Dotted keys, as for --set, each with a list of values; every combination is a run."""
+
+
+class JobSpec(Section):
+    """A training job: one model, trained in one or many places, in as many attempts as it takes."""
+
+    name: Name
+    """What its runs are called."""
+    seed_everything: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Seed of Python, NumPy and PyTorch; initial weights and the order of samples follow from it."""
+    model: ClassSpec
+    """The LightningModule."""
+    data: ClassSpec | None = None
+    """The LightningDataModule; without it the model brings its own dataloaders."""
+    trainer: TrainerArgs = TrainerArgs()
+    """Arguments of Lightning's Trainer, under Lightning's names."""
+    resources: Resources = Resources()
+    checkpoint: Checkpoint = Checkpoint()
+    retry: Retry = Retry()
+    env: Env = Env()
+    code: Code = Code()
+    slurm: Slurm | None = None
+    tpu: Tpu | None = None
+    sweep: Sweep | None = None
+
+
+def load_spec(path: FilePath, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read and check a file.
+
+    Args:
+        path: of the YAML file.
+        overrides: assignments such as `trainer.max_epochs=3`; their values are YAML.
+
+    Raises:
+        SpecError: with everything that is wrong.
+    """
+    try:
+        content = read(path)
+    except Unreadable as error:
+        raise SpecError([Problem(str(path), "", str(error))]) from None
+    return parse_spec(content, source=str(path), overrides=overrides)
+
+
+def parse_spec(text: str | bytes, *, source: str, overrides: Sequence[str] = ()) -> JobSpec:
+    """Check the text of a spec. `source` is what problems call the file; the rest is as for load_spec."""
+    document = parse(text, lambda line: Place(line, f"{source}:{line}"))
+    if not isinstance(document.value, dict):
+        wrong = (
+            "the file is empty" if document.value is None else f"expected keys and values, got {given(document.value)}"
+        )
+        missing = Finding(document.place(()), (), f"{wrong}; a job spec has at least a name and a model")
+        raise SpecError(as_problems(document.findings or [missing]))
+    for assignment in overrides:
+        document = override(document, assignment)
+    spec, findings = _validated(document)
+    findings = [*document.findings, *findings, *_sweep_findings(document)]
+    if spec is None or findings:
+        raise SpecError(as_problems(findings))
+    return spec
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a spec file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **JobSpec.model_json_schema()}
+
+
+def _validated(document: Document) -> tuple[JobSpec | None, list[Finding]]:
+    try:
+        return JobSpec.model_validate(document.value), []
+    except ValidationError as error:
+        return None, in_words(error, document, JobSpec)
+
+
+def _sweep_findings(document: Document) -> Iterator[Finding]:
+    """Each value of a sweep must be one that an override could set."""
+    sweep = document.value.get("sweep")
+    matrix = sweep.get("matrix") if isinstance(sweep, dict) else None
+    for key, values in matrix.items() if isinstance(matrix, dict) else ():
+        own: Path = ("sweep", "matrix", key)
+        try:
+            _, path = assign(document.value, key, None)
+            if path[0] == "sweep":
+                raise CannotSet("a sweep cannot vary itself")
+        except CannotSet as error:
+            yield Finding(document.place(own), own, str(error))
+            continue
+        found: dict[str, Finding] = {}
+        for index, value in enumerate(values) if isinstance(values, list) else ():
+            item = (*own, index)
+            for message in _wrong_alone(path, value):
+                found.setdefault(message, Finding(document.place(item), item, message))
+        yield from found.values()
+
+
+def _wrong_alone(path: Path, value: Any) -> Iterator[str]:
+    """What would be wrong with the value at the path, whatever is around it."""
+    path = tuple(0 if isinstance(key, int) else key for key in path)
+    for key in reversed(path):
+        value = [value] if key == 0 else {key: value}
+    _, findings = _validated(Document(value, {(): Place(0, "")}, []))
+    for finding in findings:
+        if finding.path[: len(path)] == path[: len(finding.path)]:
+            below = dotted(finding.path[len(path) :])
+            yield f"{below}: {finding.message}" if below else finding.message
