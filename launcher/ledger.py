@@ -1,0 +1,311 @@
+"""The events of a run: append-only, one file each, numbered without gaps; and the state they fold to.
+
+An event is created exclusively under the next number, so the ledger is the one compare-and-swap that a
+run has: whoever appends with `after=version` knows that nothing happened in between.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from launcher.errors import FormatTooNew, LedgerConflict
+from launcher.storage import Storage
+
+FORMAT = 1
+_FOLDER = "events"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driver:
+    """The process that drives a run, such that a reader on the same machine can tell whether it lives."""
+
+    host: str
+    machine: str
+    """Boot and pid namespace; "" where the system does not say."""
+    pid: int
+    started: int
+    """Start time in clock ticks since boot: a pid alone may be reused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driving:
+    """A supervisor took the run over."""
+
+    driver: Driver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStarting:
+    """The intent: written before the backend is called, so that a crash in between is seen."""
+
+    attempt: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStarted:
+    attempt: int
+    hosts: tuple[str, ...]
+    handle: dict[str, Any]
+    """What the backend needs to find the attempt again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptResumes:
+    """Rank 0 chose where the attempt begins; all ranks wait for this event."""
+
+    attempt: int
+    step: int
+    path: str | None
+    """Checkpoint file, relative to the run directory; None: from the beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnded:
+    attempt: int
+    cause: str
+    """A policy.Cause."""
+    reason: str
+    step: int
+    """The last step that was seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved:
+    """A checkpoint counts from this event on, and not before."""
+
+    attempt: int
+    step: int
+    epoch: int
+    path: str
+    """The .ckpt file, relative to the run directory; manifest.json lies beside it."""
+    bytes: int
+    complete: bool
+    """Training has reached its end with this checkpoint; what may be missing is the test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointsDropped:
+    """These no longer count: pruned, or found to be bad and set aside."""
+
+    attempt: int
+    paths: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequested:
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequested:
+    """The user wants an ended run to go on; budgets count from here."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    state: str
+    """finished, stopped, failed or cancelled."""
+    reason: str
+
+
+Event = (
+    Driving
+    | AttemptStarting
+    | AttemptStarted
+    | AttemptResumes
+    | AttemptEnded
+    | CheckpointSaved
+    | CheckpointsDropped
+    | CancelRequested
+    | ResumeRequested
+    | RunEnded
+)
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
+
+
+class Record(NamedTuple):
+    number: int
+    time: float
+    """Seconds since 1970, by the writer's clock."""
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One start of all ranks."""
+
+    number: int
+    target: str
+    started: float
+    hosts: tuple[str, ...] = ()
+    handle: dict[str, Any] | None = None
+    first_step: int | None = None
+    """Known once rank 0 has chosen where to begin."""
+    resumes_from: str | None = None
+    """Checkpoint file, relative to the run directory."""
+    ended: float | None = None
+    cause: str | None = None
+    reason: str | None = None
+    last_step: int | None = None
+    progressed: bool = False
+    """It saved a checkpoint beyond all earlier ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """All that is known of a run, folded from its events."""
+
+    version: int = 0
+    driver: Driver | None = None
+    attempts: tuple[Attempt, ...] = ()
+    checkpoints: tuple[CheckpointSaved, ...] = ()
+    """Those that count, oldest first."""
+    best_step: int = -1
+    budget_from: int = 0
+    """Attempts after this number count against the retry budgets."""
+    cancelling: bool = False
+    ended: RunEnded | None = None
+    ended_at: float | None = None
+
+    @property
+    def open_attempt(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts and self.attempts[-1].ended is None else None
+
+
+def fold(records: Iterable[Record], state: RunState | None = None) -> RunState:
+    """Pure: the same events always give the same state."""
+    state = state or RunState()
+    for record in records:
+        state = _apply(replace(state, version=record.number), record.time, record.event)
+    return state
+
+
+def _apply(state: RunState, at: float, event: Event) -> RunState:
+    match event:
+        case Driving():
+            return replace(state, driver=event.driver)
+        case AttemptStarting():
+            attempt = Attempt(number=event.attempt, target=event.target, started=at)
+            return replace(state, attempts=(*state.attempts, attempt))
+        case AttemptStarted():
+            return _update(state, event.attempt, hosts=event.hosts, handle=event.handle)
+        case AttemptResumes():
+            return _update(state, event.attempt, first_step=event.step, resumes_from=event.path)
+        case AttemptEnded():
+            return _update(
+                state,
+                event.attempt,
+                ended=at,
+                cause=event.cause,
+                reason=event.reason,
+                last_step=event.step,
+            )
+        case CheckpointSaved():
+            further = event.step > state.best_step
+            state = replace(
+                state,
+                checkpoints=(*state.checkpoints, event),
+                best_step=max(state.best_step, event.step),
+            )
+            return _update(state, event.attempt, progressed=True) if further else state
+        case CheckpointsDropped():
+            kept = tuple(saved for saved in state.checkpoints if saved.path not in event.paths)
+            return replace(state, checkpoints=kept)
+        case CancelRequested():
+            return replace(state, cancelling=True)
+        case ResumeRequested():
+            return replace(
+                state,
+                cancelling=False,
+                ended=None,
+                ended_at=None,
+                budget_from=len(state.attempts),
+            )
+        case RunEnded():
+            return replace(state, ended=event, ended_at=at)
+
+
+def _update(state: RunState, number: int, **changes: Any) -> RunState:
+    attempts = tuple(replace(attempt, **changes) if attempt.number == number else attempt for attempt in state.attempts)
+    return replace(state, attempts=attempts)
+
+
+class Ledger:
+    """Reads and appends the events of one run; keeps what it has read."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._records: list[Record] = []
+        self._state = RunState()
+
+    def refresh(self) -> RunState:
+        """Read what is new and return the state.
+
+        Raises:
+            FormatTooNew: a newer launcher wrote an event of a kind or format that this one does not know.
+        """
+        new: list[Record] = []
+        for name in self._storage.list(_FOLDER)[len(self._records) :]:
+            if name != _name(len(self._records) + len(new) + 1):
+                break  # listed while others wrote: a name was passed over; it is there the next time
+            new.append(_decode(self._storage.read(f"{_FOLDER}/{name}"), where=name))
+        self._records += new
+        self._state = fold(new, self._state)
+        return self._state
+
+    def records(self) -> tuple[Record, ...]:
+        self.refresh()
+        return tuple(self._records)
+
+    def append(self, event: Event, *, after: int) -> RunState:
+        """Write event number `after` + 1.
+
+        Raises:
+            LedgerConflict: somebody else wrote that number first; read and decide again.
+        """
+        number = after + 1
+        body = {
+            "format": FORMAT,
+            "number": number,
+            "time": time.time(),
+            "kind": type(event).__name__,
+            **asdict(event),
+        }
+        data = (json.dumps(body, indent=1) + "\n").encode()
+        try:
+            self._storage.create(f"{_FOLDER}/{_name(number)}", data)
+        except FileExistsError:
+            raise LedgerConflict(f"{self._storage.root}: event {number} was written by somebody else") from None
+        return self.refresh()
+
+    def append_while(self, allowed: Callable[[RunState], object], event: Event) -> RunState:
+        """Append an event that stays true whatever else happens, unless `allowed` raises on the newest state."""
+        while True:
+            state = self.refresh()
+            allowed(state)
+            try:
+                return self.append(event, after=state.version)
+            except LedgerConflict:
+                continue
+
+
+def _name(number: int) -> str:
+    return f"{number:08d}.json"
+
+
+def _decode(data: bytes, *, where: str) -> Record:
+    body = json.loads(data)
+    number, at, kind = body.pop("number"), body.pop("time"), body.pop("kind")
+    if body.pop("format") > FORMAT or kind not in _KINDS:
+        raise FormatTooNew(f"event {where} was written by a newer launcher; update this one")
+    if kind == "Driving":
+        body["driver"] = Driver(**body["driver"])
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
+    make: Callable[..., Event] = _KINDS[kind]
+    return Record(number, at, make(**values))

@@ -1,0 +1,99 @@
+"""What a run looks like from outside: its state, folded from the ledger and from who is still alive."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from launcher.checkpoints import in_order
+from launcher.driver import is_alive, this_machine
+from launcher.ledger import RunState
+from launcher.run import Run, progress_path
+
+
+def status(run: Run) -> dict[str, Any]:
+    """The answer of `launcher status --json`; keys are a contract, see docs in README."""
+    state = run.ledger.refresh()
+    finished = run.finished
+    label, reason = run_state(run, state, finished)
+    progress = _progress(run, state)
+    latest = finished or progress
+    checkpoints = in_order(state)
+    newest = checkpoints[-1] if checkpoints else None
+    return {
+        "run": run.id,
+        "name": run.record.name,
+        "target": run.record.target,
+        "state": label,
+        "reason": reason,
+        "step": latest.get("step", newest.step if newest else 0),
+        "total_steps": progress.get("total_steps"),
+        "epoch": latest.get("epoch", newest.epoch if newest else 0),
+        "precision": latest.get("precision"),
+        "compute": progress.get("compute"),
+        "metrics": {**progress.get("metrics", {}), **(finished or {}).get("metrics", {})},
+        "attempts": [
+            {
+                "number": attempt.number,
+                "cause": attempt.cause,
+                "reason": attempt.reason,
+                "first_step": attempt.first_step,
+                "last_step": _last_step(run, attempt.number, attempt.last_step),
+                "started": attempt.started,
+                "ended": attempt.ended,
+                "hosts": list(attempt.hosts),
+            }
+            for attempt in state.attempts
+        ],
+        "checkpoint": {"step": newest.step, "path": absolute(run, newest.path)} if newest else None,
+        "run_dir": run.storage.root,
+        "created": run.record.created,
+    }
+
+
+def run_state(run: Run, state: RunState, finished: Mapping[str, Any] | None) -> tuple[str, str]:
+    """One of queued running stopped finished failed cancelled unknown, and why."""
+    if finished is not None:
+        return "finished", ""
+    if state.ended:
+        return state.ended.state, state.ended.reason
+    driver = state.driver
+    if driver is None:
+        return "queued", "nobody drives it yet"
+    if is_alive(driver, run.storage):
+        if state.cancelling:
+            return "running", "being cancelled"
+        if state.open_attempt:
+            return "running", ""
+        return "queued", f"attempt {len(state.attempts) + 1} is about to start"
+    gone = f"process {driver.pid} on {driver.host}, which drove it, is gone; `launcher resume {run.id}`"
+    # From another machine, silence is no proof of death.
+    return ("stopped" if driver.machine == this_machine() else "unknown"), gone
+
+
+def absolute(run: Run, path: str) -> str:
+    return f"{run.storage.root}/{path}"
+
+
+def brief(run: Run) -> dict[str, Any]:
+    """One line of `launcher list`. A finished run is told from one file, whatever the length of its ledger."""
+    line = {"run": run.id, "name": run.record.name, "target": run.record.target, "created": run.record.created}
+    if finished := run.finished:
+        ended = {"state": "finished", "reason": "", "step": finished["step"], "epoch": finished["epoch"]}
+        return {**line, **ended, "attempts": finished["attempt"]}
+    full = status(run)
+    shown = {key: full[key] for key in ("state", "reason", "step", "epoch")}
+    return {**line, **shown, "attempts": len(full["attempts"])}
+
+
+def _progress(run: Run, state: RunState) -> dict[str, Any]:
+    """The newest heartbeat of the newest attempt that gave one."""
+    for attempt in reversed(state.attempts):
+        if report := run.read_json(progress_path(attempt.number)):
+            return dict(report)
+    return {}
+
+
+def _last_step(run: Run, number: int, recorded: int | None) -> int | None:
+    if recorded is not None:
+        return recorded
+    report = run.read_json(progress_path(number))
+    return report["step"] if report else None

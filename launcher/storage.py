@@ -1,0 +1,140 @@
+"""Where a run directory lives: a tree of files behind a handful of operations.
+
+Each operation is one that a POSIX filesystem and an object store can both do, so that the protocols
+above it (events, checkpoints, leases) are the same on `/shared/...` and on `gs://...`.
+Paths are relative, with forward slashes. Names that begin with a dot are never listed.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+_unique = itertools.count()
+
+
+class Storage(Protocol):
+    """The operations on one tree. All writes are durable when they return."""
+
+    @property
+    def root(self) -> str:
+        """The tree's address, as a user would type it."""
+
+    def read(self, path: str) -> bytes:
+        """Raises FileNotFoundError."""
+
+    def open(self, path: str) -> BinaryIO:
+        """A stream for large files. Raises FileNotFoundError."""
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a new file; readers see all of it or nothing. Raises FileExistsError if the name is taken."""
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file, new or not; readers see the old content or the new, never a mixture."""
+
+    def writer(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """Write a large file as a stream; it appears under its name when the `with` block ends without error."""
+
+    def list(self, folder: str) -> list[str]:
+        """Sorted names in a folder; an absent folder is empty."""
+
+    def move(self, path: str, to: str) -> None:
+        """Give a file or a folder another name."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file or a folder with all it holds; absent is fine."""
+
+
+class PosixStorage:
+    """A folder on a local or shared POSIX filesystem."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    @property
+    def root(self) -> str:
+        return str(self._root)
+
+    def read(self, path: str) -> bytes:
+        return (self._root / path).read_bytes()
+
+    def open(self, path: str) -> BinaryIO:
+        return (self._root / path).open("rb")
+
+    def create(self, path: str, data: bytes) -> None:
+        target = self._root / path
+        beside = self._write_beside(target, data)
+        try:
+            os.link(beside, target)  # fails if the name is taken, also on NFS; rename would overwrite
+        finally:
+            beside.unlink()
+        _sync_folder(target.parent)
+
+    def replace(self, path: str, data: bytes) -> None:
+        target = self._root / path
+        self._write_beside(target, data).replace(target)
+        _sync_folder(target.parent)
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[BinaryIO]:
+        target = self._root / path
+        # Beside the target: a rename from another filesystem would be a copy, which can be torn.
+        beside = _beside(target)
+        try:
+            with beside.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+    def list(self, folder: str) -> list[str]:
+        try:
+            with os.scandir(self._root / folder) as entries:
+                return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def move(self, path: str, to: str) -> None:
+        target = self._root / to
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self._root / path).rename(target)
+        _sync_folder(target.parent)
+
+    def delete(self, path: str) -> None:
+        target = self._root / path
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def _write_beside(self, target: Path, data: bytes) -> Path:
+        beside = _beside(target)
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        return beside
+
+
+def _beside(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name}.{os.uname().nodename}.{os.getpid()}.{next(_unique)}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable only once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
