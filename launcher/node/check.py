@@ -1,0 +1,51 @@
+"""`python -m launcher.node.check`: instantiate what a spec names, without training; the spec comes on stdin.
+
+A typo in `init_args` must not surface after a day in the queue. Prints nothing when all is well; otherwise the
+problem, and exits with 64.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import tempfile
+from typing import Any
+
+from launcher.errors import LauncherError, UsageError
+from launcher.node.environment import Place
+from launcher.spec import JobSpec
+
+
+def main(request: dict[str, Any]) -> None:
+    """Raises CannotInstantiate or UnsupportedPrecision."""
+    from launcher.node.checkpoint import DurableCheckpointIO
+    from launcher.node.precision import computed_type
+    from launcher.node.trainer import build_model_and_data, build_trainer
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    spec = JobSpec.model_validate(request["spec"])
+    build_model_and_data(spec)
+    with tempfile.TemporaryDirectory(prefix="launcher-check-") as folder:
+        place = Place(
+            run_dir=folder,
+            attempt=1,
+            rank=0,
+            world_size=request["world_size"],
+            local_rank=0,
+            local_world_size=request["local_world_size"],
+            node_rank=0,
+            accelerator=request["accelerator"],
+            main_address="127.0.0.1",
+            main_port=0,
+        )
+        computed_type(build_trainer(spec, place, DurableCheckpointIO(), session=None))
+
+
+if __name__ == "__main__":
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            main(json.load(sys.stdin))
+    except LauncherError as error:
+        print(error)
+        sys.exit(UsageError.exit_code)

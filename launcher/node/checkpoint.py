@@ -1,0 +1,74 @@
+"""Writing and reading Lightning's checkpoint files durably, and committing them to the run."""
+
+import hashlib
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from launcher.checkpoints import Manifest, newest_attempt, prune, write_manifest
+from launcher.ledger import CheckpointSaved
+from launcher.run import Run
+from launcher.storage import PosixStorage
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs and renames; keeps size and checksum of the last file for the manifest.
+
+    (Lightning's own goes through TMPDIR, which on a cluster is another filesystem: the final move is a copy
+    that a kill tears.)
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.sha256 = ""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        with PosixStorage(target.parent).writer(target.name) as stream:
+            counted = _Checksum(stream)
+            torch.save(checkpoint, cast(IO[bytes], counted))
+        self.bytes, self.sha256 = counted.bytes, counted.digest.hexdigest()
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        # The run's own file, just verified: hyperparameters may be any object that the user saved in it.
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        return loaded
+
+
+class _Checksum:
+    """The part of a file that torch.save writes to."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        written = self._stream.write(data)
+        self.bytes += written
+        return written
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def commit(run: Run, path: str, manifest: Manifest, keep_last: int) -> None:
+    """Make a written checkpoint count: its manifest, then its event; then older ones are pruned.
+
+    Raises:
+        Fenced: a newer attempt has begun; the checkpoint does not count.
+    """
+    write_manifest(run.storage, path, manifest)
+    saved = CheckpointSaved(
+        attempt=manifest.attempt,
+        step=manifest.step,
+        epoch=manifest.epoch,
+        path=path,
+        bytes=manifest.bytes,
+        complete=manifest.complete,
+    )
+    run.ledger.append_while(newest_attempt(manifest.attempt), saved)
+    prune(run, manifest.attempt, keep_last)

@@ -1,0 +1,55 @@
+"""Where an attempt begins: rank 0 verifies and chooses, all others wait for its word in the ledger. No torch."""
+
+import logging
+import time
+
+from launcher.checkpoints import BadCheckpoint, in_order, newest_attempt, set_aside, verify
+from launcher.errors import LauncherError
+from launcher.ledger import Attempt, AttemptResumes
+from launcher.run import Run
+
+WAIT_S = 600.0
+"""Rank 0 reads the whole checkpoint before it speaks: 600 s are 300 GB at 500 MB/s."""
+_POLL_S = 0.1
+
+log = logging.getLogger(__name__)
+
+
+def choose_start(run: Run, attempt: int) -> None:
+    """Take the newest checkpoint that is whole, set aside those that are not, and tell all ranks.
+
+    Raises:
+        Fenced: a newer attempt has begun.
+    """
+    for saved in reversed(in_order(run.ledger.refresh())):
+        try:
+            verify(run.storage, saved.path)
+        except BadCheckpoint as bad:
+            log.warning("checkpoint of step %d is bad and was set aside: %s (%s)", saved.step, bad, saved.path)
+            set_aside(run, attempt, saved.path, str(bad))
+        else:
+            log.info("resuming from step %d (%s)", saved.step, saved.path)
+            event = AttemptResumes(attempt=attempt, step=saved.step, path=saved.path)
+            break
+    else:
+        log.info("starting from the beginning")
+        event = AttemptResumes(attempt=attempt, step=0, path=None)
+    run.ledger.append_while(newest_attempt(attempt), event)
+
+
+def await_start(run: Run, number: int) -> Attempt:
+    """The attempt, once rank 0 has chosen where it begins.
+
+    Raises:
+        Fenced: a newer attempt has begun.
+        LauncherError: rank 0 said nothing for WAIT_S.
+    """
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        state = run.ledger.refresh()
+        newest_attempt(number)(state)
+        attempt = next((one for one in state.attempts if one.number == number), None)
+        if attempt and attempt.first_step is not None:
+            return attempt
+        time.sleep(_POLL_S)
+    raise LauncherError(f"rank 0 of attempt {number} did not say within {WAIT_S:g} s where to begin; see its log")

@@ -1,0 +1,80 @@
+"""Stopping: the one owner of signals, and how all ranks agree on the step at which they stop."""
+
+import signal
+import time
+from types import FrameType
+from typing import Any, NamedTuple
+
+from launcher.diagnosis import STOP_SIGNALS
+
+CHECK_S = 0.5
+"""How often the ranks ask one another. A stop is agreed within about this time."""
+
+
+class Stopped(BaseException):
+    """All ranks have saved and leave. Not an Exception, so that no `except Exception` of the user keeps it."""
+
+
+class StopFlag:
+    """Set by the signal handler, which does nothing else; read at step boundaries."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        """The number of the signal that arrived; 0 for none."""
+
+    def install(self) -> None:
+        for number in (*STOP_SIGNALS, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+
+
+class Agreed(NamedTuple):
+    stop: int
+    """A signal that some rank received; 0 for none."""
+    save: bool
+
+
+class Agreement:
+    """Lets all ranks take the same decision at the same step.
+
+    Each rank calls `ask` once a step. One small all-reduce on the CPU settles the decision and also after how
+    many steps the next one takes place, from the measured time of a step: that is the same number on all
+    ranks, so they meet again without any clock in common, and most steps cost nothing.
+    """
+
+    def __init__(self, flag: StopFlag, world_size: int) -> None:
+        self._flag = flag
+        self._world_size = world_size
+        self._steps_left = 1
+        self._interval = 1
+        self._since = time.monotonic()
+        if world_size > 1:
+            import torch.distributed as dist
+
+            self._group: Any = dist.new_group(backend="gloo")
+
+    def ask(self, *, save: bool) -> Agreed:
+        """Collective: every rank, every step.
+
+        Args:
+            save: this rank holds that a checkpoint is due; one is enough.
+        """
+        if self._world_size == 1:
+            return Agreed(self._flag.signal, save)
+        self._steps_left -= 1
+        if self._steps_left > 0:
+            return Agreed(0, False)
+        import torch
+        import torch.distributed as dist
+
+        step_s = (time.monotonic() - self._since) / self._interval
+        proposed = max(1, min(int(CHECK_S / step_s), 2 * self._interval))
+        # The maximum of all three: the smallest interval that any rank proposes is the largest negative one.
+        votes = torch.tensor([self._flag.signal, int(save), -proposed])
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group)
+        stop, due, interval = votes.tolist()
+        self._interval = self._steps_left = -interval
+        self._since = time.monotonic()
+        return Agreed(stop, bool(due))

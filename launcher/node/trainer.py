@@ -1,0 +1,133 @@
+"""The resolved spec to Lightning objects: model, data, and a Trainer in which the launcher has its places."""
+
+from typing import Any
+
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
+
+from launcher.node.checkpoint import DurableCheckpointIO
+from launcher.node.environment import Place
+from launcher.node.instantiate import CannotInstantiate, instantiate
+from launcher.node.precision import precision_arguments
+from launcher.spec import JobSpec
+
+TENSORBOARD = "tensorboard"
+
+
+class LauncherEnvironment(ClusterEnvironment):
+    """Says to Lightning what the backend said to this rank; nothing is detected, nothing spawned."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self._place = place
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self._place.main_address
+
+    @property
+    def main_port(self) -> int:
+        return self._place.main_port
+
+    @staticmethod
+    def detect() -> bool:
+        return False  # passed explicitly, never found by itself
+
+    def world_size(self) -> int:
+        return self._place.world_size
+
+    def set_world_size(self, size: int) -> None:
+        if size != self._place.world_size:
+            raise ValueError(f"the launcher started {self._place.world_size} ranks, the Trainer wants {size}")
+
+    def global_rank(self) -> int:
+        return self._place.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        if rank != self._place.rank:
+            raise ValueError(f"this is rank {self._place.rank}, the Trainer takes it for {rank}")
+
+    def local_rank(self) -> int:
+        return self._place.local_rank
+
+    def node_rank(self) -> int:
+        return self._place.node_rank
+
+
+def build_model_and_data(spec: JobSpec) -> tuple[LightningModule, LightningDataModule | None]:
+    """Seeds everything, then makes both.
+
+    Raises:
+        CannotInstantiate: the spec does not fit the code it names.
+    """
+    seed_everything(spec.seed_everything, verbose=False)
+    model = instantiate(spec.model.model_dump(), "model")
+    if not isinstance(model, LightningModule):
+        raise CannotInstantiate(f"model.class_path: {spec.model.class_path} is no LightningModule")
+    if spec.data is None:
+        return model, None
+    data = instantiate(spec.data.model_dump(), "data")
+    if not isinstance(data, LightningDataModule):
+        raise CannotInstantiate(f"data.class_path: {spec.data.class_path} is no LightningDataModule")
+    return model, data
+
+
+def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session: Callback | None) -> Trainer:
+    """Make the Trainer of this rank.
+
+    Raises:
+        CannotInstantiate: a callback, logger, strategy, profiler or plugin of the spec cannot be made.
+        UnsupportedPrecision: the accelerator cannot compute in trainer.precision.
+    """
+    given: dict[str, Any] = spec.trainer.model_dump(exclude_unset=True)
+    objects = {
+        name: instantiate(given.pop(name, None), f"trainer.{name}")
+        for name in ("callbacks", "strategy", "profiler", "plugins")
+    }
+    precision = precision_arguments(given.pop("precision", "32-true"), place.accelerator)
+    callbacks = [*([session] if session else []), *_as_list(objects["callbacks"])]
+    plugins = [LauncherEnvironment(place), io, *precision.pop("plugins", []), *_as_list(objects["plugins"])]
+    logger = _loggers(given.pop("logger", True), place.run_dir)
+    try:
+        return Trainer(
+            **{"enable_progress_bar": False, **given},
+            **precision,
+            accelerator=place.accelerator,
+            devices=place.local_world_size,
+            num_nodes=place.nodes,
+            default_root_dir=place.run_dir,
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
+            logger=logger,
+            strategy=objects["strategy"] or "auto",
+            profiler=objects["profiler"],
+            plugins=plugins,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise CannotInstantiate(f"trainer: {error}") from error
+
+
+def _loggers(described: Any, run_dir: str) -> list[Logger] | bool:
+    """TensorBoard unless the spec says otherwise; whatever writes files writes them into the run directory."""
+    if described is False:
+        return False
+    if described in (True, None):
+        described = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger"}
+    inside = {"save_dir": run_dir, "name": TENSORBOARD, "version": ""}
+    loggers: list[Logger] = []
+    for index, one in enumerate(_as_list(described)):
+        key = "trainer.logger" if len(_as_list(described)) == 1 else f"trainer.logger.{index}"
+        named = inside if one["class_path"].endswith("TensorBoardLogger") else {"save_dir": run_dir}
+        loggers.append(instantiate(one, key, **named))
+    return loggers
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]

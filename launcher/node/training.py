@@ -1,0 +1,65 @@
+"""One attempt on one rank: build, fit from where the ledger says, test, and write down that it is finished."""
+
+import time
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from launcher.ledger import FORMAT
+from launcher.node.checkpoint import DurableCheckpointIO
+from launcher.node.environment import Place
+from launcher.node.precision import computed_type
+from launcher.node.session import Session
+from launcher.node.start import await_start
+from launcher.node.stop import StopFlag
+from launcher.node.trainer import build_model_and_data, build_trainer
+from launcher.run import Run
+from launcher.spec import JobSpec
+
+
+def train(run: Run, place: Place, flag: StopFlag) -> None:
+    """Carry the run from its newest checkpoint to its end.
+
+    Raises:
+        Stopped: all ranks agreed to stop; the checkpoint is written.
+        Fenced: a newer attempt has begun.
+        CannotInstantiate, UnsupportedPrecision: the spec is at fault.
+    """
+    spec = JobSpec.model_validate(run.record.spec)
+    attempt = await_start(run, place.attempt)
+    io = DurableCheckpointIO()
+    session = Session(run, place, spec, flag, io, restored_step=attempt.first_step or 0)
+    try:
+        model, data = build_model_and_data(spec)
+        trainer = build_trainer(spec, place, io, session)
+        session.attach(trainer, computed_type(trainer))
+        path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None
+        trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=False)
+        session.save(trainer, complete=True)
+        session.metrics(trainer)  # before the test clears them
+        if _can_test(model, data):
+            trainer.test(model, datamodule=data, verbose=False)
+        if place.rank == 0:
+            _write_finished(run, place, trainer, session.metrics(trainer))
+    finally:
+        session.close()
+
+
+def _can_test(model: LightningModule, data: LightningDataModule | None) -> bool:
+    source = data if data is not None and is_overridden("test_dataloader", data) else model
+    return is_overridden("test_step", model) and is_overridden("test_dataloader", source)
+
+
+def _write_finished(run: Run, place: Place, trainer: Trainer, metrics: dict[str, float | None]) -> None:
+    run.write_json(
+        "finished.json",
+        {
+            "format": FORMAT,
+            "attempt": place.attempt,
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "precision": str(trainer.precision),
+            "metrics": metrics,
+            "time": time.time(),
+        },
+    )

@@ -1,0 +1,3 @@
+"""Imports what is not there."""
+
+import surely_not_installed  # noqa: F401
