@@ -1,0 +1,1 @@
+"""The command line: a grammar, and one small module for each group of verbs."""

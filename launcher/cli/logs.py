@@ -1,0 +1,48 @@
+"""logs: what a rank printed, now or as it grows."""
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from launcher.cli.common import wanted_run
+from launcher.cli.follow import Follower
+from launcher.cli.terminal import Terminal
+from launcher.errors import UsageError
+from launcher.run import Run, attempt_folder, log_path
+from launcher.status import run_state
+
+_POLL_S = 0.2
+
+
+def logs(args: argparse.Namespace) -> int:
+    run = wanted_run(args)
+    if args.follow:
+        return _follow(run, args.rank)
+    attempts = run.ledger.refresh().attempts
+    if not attempts:
+        raise UsageError(f"{run.id} has not started yet")
+    number = args.attempt or attempts[-1].number
+    path = Path(run.storage.root) / log_path(number, args.rank)
+    if not path.exists():
+        there = run.storage.list(f"{attempt_folder(number)}/logs") or ["none"]
+        raise UsageError(f"no log of rank {args.rank} in attempt {number}; there are: {', '.join(there)}")
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+    return 0
+
+
+def _follow(run: Run, rank: int) -> int:
+    follower = Follower(run, Terminal(), rank)
+    try:
+        while True:
+            state = run.ledger.refresh()
+            follower.tick(state)
+            label, reason = run_state(run, state, run.finished)
+            if label not in ("running", "queued"):
+                print(f"{run.id} {label}" + (f": {reason}" if reason else ""))
+                return 0
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:  # leaves the run alone
+        return 0

@@ -1,0 +1,190 @@
+"""run, resume, cancel: the verbs that change a run."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from launcher import shell
+from launcher.backends.local import LocalBackend
+from launcher.cli.check import check_spec
+from launcher.cli.common import print_json, runs_root, wanted_run
+from launcher.cli.follow import Follower
+from launcher.cli.terminal import Terminal, metrics_text
+from launcher.driver import is_alive
+from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
+from launcher.ledger import CancelRequested, ResumeRequested, RunEnded
+from launcher.run import Record, Run, create_run, new_id, open_run
+from launcher.spec import JobSpec, load_spec
+from launcher.status import status
+from launcher.supervise import Supervisor
+
+_DETACH_S = 30.0
+
+
+def run(args: argparse.Namespace) -> int:
+    spec_file = Path(args.spec)
+    spec = load_spec(spec_file, args.overrides)
+    record = new_record(spec, spec_file, args.overrides, args.name)
+    plan = LocalBackend().plan(str(runs_root(args).absolute() / record.id), record, spec, 1)
+    terminal = _terminal(args)
+    if not args.no_check:
+        check_spec(spec, plan)
+    created = create_run(runs_root(args), record)
+    terminal.line(f"run {terminal.colour(record.id, 'bold')}  {len(plan.ranks)} rank(s) on {plan.accelerator}")
+    terminal.line(f"  {created.storage.root}")
+    return _drive(created, spec, args, terminal)
+
+
+def resume(args: argparse.Namespace) -> int:
+    found = wanted_run(args)
+    state = found.ledger.refresh()
+    if found.finished is not None:
+        _terminal(args).line(f"{found.id} is finished already")
+        return _answer(found, args, FINISHED)
+    if state.driver and not state.ended and is_alive(state.driver, found.storage):
+        raise LauncherError(
+            f"{found.id}: process {state.driver.pid} on {state.driver.host} drives this run; "
+            f"`launcher logs -f {found.id}` follows it"
+        )
+    try:
+        found.ledger.append(ResumeRequested(by=_who()), after=state.version)
+    except LedgerConflict:
+        raise LauncherError(f"{found.id}: somebody else acts on this run just now; look again") from None
+    return _drive(found, JobSpec.model_validate(found.record.spec), args, _terminal(args))
+
+
+def cancel(args: argparse.Namespace) -> int:
+    found = wanted_run(args)
+    while True:
+        state = found.ledger.refresh()
+        if found.finished is not None or state.ended:
+            raise UsageError(f"{found.id} has ended already: {status(found)['state']}")
+        alive = state.driver is not None and is_alive(state.driver, found.storage)
+        event = CancelRequested(by=_who()) if alive else RunEnded(state="cancelled", reason="cancelled by the user")
+        try:
+            found.ledger.append(event, after=state.version)
+            break
+        except LedgerConflict:
+            continue
+    while not found.ledger.refresh().ended:
+        time.sleep(0.1)
+    if args.json:
+        print_json({"run": found.id, "state": "cancelled", "run_dir": found.storage.root})
+    else:
+        print(f"{found.id} is cancelled; `launcher resume {found.id}` would carry it on")
+    return 0
+
+
+def new_record(spec: JobSpec, spec_file: Path, overrides: list[str], name: str | None) -> Record:
+    """What run.json will say. Ranks find modules in the spec's folder, its project's, and the current one."""
+    folder = spec_file.absolute().parent
+    own = [str((folder / path).resolve()) for path in spec.code.path]
+    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return Record(
+        id=name or new_id(spec.name),
+        name=spec.name,
+        created=time.time(),
+        target="local",
+        spec=spec.model_dump(mode="json", exclude_unset=True),
+        spec_file=str(spec_file.absolute()),
+        spec_text=spec_file.read_text(),
+        overrides=tuple(overrides),
+        import_path=tuple(dict.fromkeys([*own, str(folder), str(_project(folder)), str(Path.cwd()), *inherited])),
+        workdir=str(Path.cwd()),
+    )
+
+
+def drive(run_dir: Path) -> int:
+    """What a detached process does: the same loop, without a terminal."""
+    found = open_run(run_dir.parent, run_dir.name)
+    supervisor = Supervisor(found, JobSpec.model_validate(found.record.spec), LocalBackend())
+    signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    return _exit_code(supervisor.drive(), supervisor)
+
+
+def _project(folder: Path) -> Path:
+    """The nearest folder above that looks like a project's root; the folder itself if none does."""
+    for candidate in (folder, *folder.parents):
+        if (candidate / "pyproject.toml").exists() or (candidate / ".git").exists():
+            return candidate
+    return folder
+
+
+def _drive(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
+    if args.detach:
+        return _detach(found, args, terminal)
+    supervisor = Supervisor(found, spec, LocalBackend())
+    follower = Follower(found, terminal)
+    previous = _on_signals(supervisor)
+    try:
+        ended = supervisor.drive(follower.tick)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    shown = status(found)
+    terminal.line(f"{found.id} {terminal.state(shown['state'])}" + (f": {ended.reason}" if ended.reason else ""))
+    if shown["metrics"]:
+        terminal.line(f"  {metrics_text(shown['metrics'])}")
+    if ended.state == "stopped":
+        terminal.line(f"  carry it on with: launcher resume {found.id}")
+    elif ended.state == "failed":
+        terminal.line(f"  more with: launcher why {found.id}")
+    return _answer(found, args, _exit_code(ended, supervisor))
+
+
+def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
+    """Once: save and leave. Ctrl-C twice: leave at once. Returns what was installed before."""
+    asked: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            supervisor.kill()
+            return
+        asked.append(number)
+        supervisor.stop()
+        os.write(2, b"\nsaving a checkpoint, then leaving; once more: leave at once\n")  # print is not reentrant
+
+    return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+
+def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
+    log = Path(found.storage.root) / "supervisor.log"
+    child = shell.spawn(
+        [sys.executable, "-m", "launcher.cli.drive", found.storage.root], env=os.environ, cwd=Path.cwd(), log=log
+    )
+    deadline = time.monotonic() + _DETACH_S
+    while time.monotonic() < deadline and child.poll() is None:
+        driver = found.ledger.refresh().driver
+        if driver and driver.pid == child.pid:
+            terminal.line(f"runs in the background; follow it with: launcher logs -f {found.id}")
+            return _answer(found, args, FINISHED)
+        time.sleep(0.05)
+    if found.ledger.refresh().ended:
+        return _answer(found, args, FINISHED)
+    raise LauncherError(f"{found.id}: the background process did not take over; see {log}")
+
+
+def _exit_code(ended: RunEnded, supervisor: Supervisor) -> int:
+    if ended.state == "finished":
+        return FINISHED
+    if ended.state == "stopped":
+        return INTERRUPTED if supervisor.killed else RESUMABLE
+    return FAILED
+
+
+def _answer(found: Run, args: argparse.Namespace, code: int) -> int:
+    if args.json:
+        print_json(status(found))
+    return code
+
+
+def _terminal(args: argparse.Namespace) -> Terminal:
+    return Terminal(sys.stderr if args.json else sys.stdout)
+
+
+def _who() -> str:
+    return f"pid {os.getpid()} on {os.uname().nodename}"

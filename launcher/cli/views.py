@@ -1,0 +1,112 @@
+"""Read-only views over the ledger: list, status, events, checkpoints."""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from launcher.checkpoints import BadCheckpoint, in_order, verify
+from launcher.cli.common import print_json, runs_root, wanted_run
+from launcher.cli.terminal import Terminal, ago, bar, clock, metrics_text
+from launcher.run import open_run, run_ids
+from launcher.status import absolute, brief
+from launcher.status import status as status_of
+
+
+def list_runs(args: argparse.Namespace) -> int:
+    root = runs_root(args)
+    runs = [brief(open_run(root, run_id)) for run_id in run_ids(root)]
+    if args.json:
+        print_json(runs)
+        return 0
+    terminal = Terminal()
+    if not runs:
+        terminal.line(f"no runs under {root.absolute()}")
+        return 0
+    rows = [
+        (one["run"], one["state"], one["target"], str(one["step"]), str(one["attempts"]), ago(one["created"]))
+        for one in runs
+    ]
+    terminal.table(("RUN", "STATE", "TARGET", "STEP", "ATTEMPTS", "CREATED"), rows)
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    shown = status_of(wanted_run(args))
+    if args.json:
+        print_json(shown)
+        return 0
+    terminal = Terminal()
+    state = terminal.state(shown["state"]) + (f": {shown['reason']}" if shown["reason"] else "")
+    terminal.line(f"{terminal.colour(shown['run'], 'bold')}  {state}")
+    terminal.line(f"  target      {shown['target']}")
+    terminal.line(f"  progress    {bar({**shown, 'metrics': {}})}")
+    if shown["precision"]:
+        computes = f" (computes in {shown['compute']})" if shown["compute"] else ""
+        terminal.line(f"  precision   {shown['precision']}{computes}")
+    if shown["metrics"]:
+        terminal.line(f"  metrics     {metrics_text(shown['metrics'])}")
+    if shown["checkpoint"]:
+        terminal.line(f"  checkpoint  step {shown['checkpoint']['step']}  {shown['checkpoint']['path']}")
+    terminal.line(f"  directory   {shown['run_dir']}")
+    if shown["attempts"]:
+        terminal.line()
+        terminal.table(("ATTEMPT", "STEPS", "STARTED", "ENDED", "CAUSE"), [_row(one) for one in shown["attempts"]])
+    return 0
+
+
+def _row(attempt: dict[str, Any]) -> tuple[str, ...]:
+    first, last = attempt["first_step"], attempt["last_step"]
+    return (
+        str(attempt["number"]),
+        f"{'?' if first is None else first} - {'?' if last is None else last}",
+        clock(attempt["started"]),
+        clock(attempt["ended"]) if attempt["ended"] else "-",
+        " ".join(part for part in (attempt["cause"], attempt["reason"] and f"({attempt['reason']})") if part) or "-",
+    )
+
+
+def events(args: argparse.Namespace) -> int:
+    records = wanted_run(args).ledger.records()
+    if args.json:
+        print_json(
+            [
+                {"number": one.number, "time": one.time, "kind": type(one.event).__name__, **asdict(one.event)}
+                for one in records
+            ]
+        )
+        return 0
+    terminal = Terminal()
+    for one in records:
+        values = "  ".join(f"{name}={value}" for name, value in asdict(one.event).items() if name != "handle")
+        terminal.line(f"{one.number:5d}  {clock(one.time)}  {type(one.event).__name__:18s}  {values}")
+    return 0
+
+
+def checkpoints(args: argparse.Namespace) -> int:
+    run = wanted_run(args)
+    found: list[dict[str, Any]] = []
+    for saved in in_order(run.ledger.refresh()):
+        try:
+            verify(run.storage, saved.path)
+            bad = ""
+        except BadCheckpoint as error:
+            bad = str(error)
+        found.append(
+            {
+                "step": saved.step,
+                "path": absolute(run, saved.path),
+                "bytes": saved.bytes,
+                "verified": not bad,
+                "attempt": saved.attempt,
+                "problem": bad,
+            }
+        )
+    if args.json:
+        print_json(found)
+        return 0
+    rows = [
+        (str(one["step"]), str(one["attempt"]), f"{one['bytes']:,}", one["problem"] or "verified", one["path"])
+        for one in found
+    ]
+    Terminal().table(("STEP", "ATTEMPT", "BYTES", "STATE", "PATH"), rows)
+    return 0
