@@ -104,6 +104,7 @@ def _quieten() -> None:
         r".*does not have many workers which may be a bottleneck.*",
         r"Using `DistributedSampler` with the dataloaders.*",  # it pads: the README says so
         r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.12 and newer
+        r"Precision .* is not supported by the model summary.*",  # the weights are float32 in mixed precision too
     ):
         warnings.filterwarnings("ignore", message)
     noise = re.compile(r"Tip:|available: (True|False), us")

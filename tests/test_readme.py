@@ -1,0 +1,141 @@
+"""Every command of the README does what a reader expects of it; in the README's order, in this checkout."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """As a reader has it who has sourced the environment's `activate`; runs go into a folder of the test."""
+    runs = tmp_path_factory.mktemp("runs")
+    path = f"{REPOSITORY / '.venv/bin'}:{os.environ['PATH']}"
+    return {**os.environ, "LAUNCHER_RUNS": str(runs), "PATH": path}
+
+
+def bash(command: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        ["bash", "-ec", command], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def accuracy_of(output: str) -> float:
+    found = re.search(r"test_acc (\S+)", output)
+    assert found, output[-2000:]
+    return float(found[1])
+
+
+def quickstart(environment: dict[str, str]) -> None:
+    assert accuracy_of(bash("scripts/quickstart", environment)) > 0.95
+
+
+def the_tests(environment: dict[str, str]) -> None:
+    """They run just now: to start them here would never end. CI starts them by the same command."""
+    assert (REPOSITORY / ".ci/run").read_text().splitlines()[-1] == "exec scripts/test"
+
+
+def mnist(environment: dict[str, str]) -> None:
+    folder = Path(environment.get("LAUNCHER_DATA", REPOSITORY / "data")) / "MNIST/raw"
+    if not folder.exists() and "CI" not in environment:
+        pytest.skip(f"no MNIST in {folder}; set LAUNCHER_DATA to the folder above MNIST/raw")
+    assert accuracy_of(bash("launcher run jobs/mnist.yaml", environment)) >= 0.975
+
+
+def tensorboard(environment: dict[str, str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["launcher", "tensorboard", "tour", "--port", str(port)]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            assert "train_loss" in fetched(f"http://127.0.0.1:{port}/data/plugin/scalars/tags", "train_loss")
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
+def fetched(url: str, awaited: str) -> str:
+    """The page, once it holds what is awaited: TensorBoard reads its files after it has begun to answer."""
+    text = ""
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                text = response.read().decode()
+        except OSError:
+            text = "no answer"
+        if awaited in text:
+            break
+        time.sleep(0.1)
+    return text
+
+
+SPECIAL: dict[str, Callable[[dict[str, str]], None]] = {
+    "scripts/quickstart": quickstart,
+    "scripts/test": the_tests,
+    "launcher run jobs/mnist.yaml": mnist,
+    "launcher tensorboard tour": tensorboard,
+}
+SAYS = {
+    "launcher check jobs/mnist.yaml": "model, data and trainer can be made",
+    "launcher plan jobs/mnist.yaml": "-m launcher.node.worker",
+    "launcher run jobs/quickstart.yaml --name tour --detach": "launcher logs -f tour",
+    "launcher cancel tour": "cancelled",
+    "launcher resume tour": "tour finished",
+    "launcher list": "tour",
+    "launcher logs tour --follow": "tour finished",
+    "launcher status tour": "tour",
+    "launcher checkpoints tour": "verified",
+    "launcher events tour": "ResumeRequested",
+    "launcher why tour": "cancelled by the user",
+    "launcher --help": "exit codes:",
+    "launcher schema": '"class_path"',
+    "launcher completion bash": "complete",
+    "source .venv/bin/activate": "",
+}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command(command: str, environment: dict[str, str]) -> None:
+    if command in SPECIAL:
+        SPECIAL[command](environment)
+    else:
+        assert SAYS[command] in bash(command, environment)
+
+
+@pytest.mark.parametrize("spec", re.findall(r"^```yaml\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+def test_spec(spec: str, environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(spec)
+
+    assert "can be made" in bash(f"launcher check '{file}'", environment)
+
+
+def test_the_exit_codes_are_those_of_the_help(environment: dict[str, str]) -> None:
+    table = re.findall(r"^\| (\d+) \| (.*) \|$", README, re.MULTILINE)
+    in_help = re.findall(r"^ +(\d+)  (.*)$", bash("launcher --help", environment), re.MULTILINE)
+
+    assert table == in_help
+
+
+def test_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\((\w[^):]*)\)", README):
+        assert (REPOSITORY / target).exists(), target
