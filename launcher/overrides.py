@@ -5,9 +5,11 @@ from typing import Any
 
 from launcher.document import Document, Finding, Path, Place
 from launcher.yamlfile import MAX_DEPTH, parse
-from launcher.yamlscalar import quoted
+from launcher.yamlscalar import NotPlain, checked, quoted
 
 _AFTER_ALL_LINES = 10**9
+_SHOWN = 120
+"""Longer assignments are cut short where they are named."""
 
 
 class CannotSet(Exception):
@@ -16,14 +18,15 @@ class CannotSet(Exception):
 
 def override(document: Document, assignment: str) -> Document:
     """The document with one assignment made; if that cannot be done, unchanged but for a finding."""
-    place = Place(_AFTER_ALL_LINES, f"--set {assignment}")
+    short = assignment.isprintable() and len(assignment) <= _SHOWN
+    place = Place(_AFTER_ALL_LINES, f"--set {assignment if short else quoted(assignment)}")
     key, equals, text = assignment.partition("=")
     given = parse(text, lambda line: place)
     try:
         if not equals:
             raise CannotSet("expected key=value, such as trainer.max_epochs=3")
-        value, path = assign(document.value, key, given.value)
-    except CannotSet as error:
+        value, path = assign(document.value, checked(key), given.value)
+    except (CannotSet, NotPlain) as error:
         return Document(document.value, document.places, [*document.findings, Finding(place, (), str(error))])
     around = {path[:length]: place for length in range(len(path))}
     kept = {known: where for known, where in document.places.items() if known[: len(path)] != path}

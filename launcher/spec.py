@@ -24,6 +24,8 @@ Positive = Annotated[int, Field(ge=1)]
 Budget = Annotated[int, Field(ge=0)]
 Unlimited = Budget | Literal["unlimited"]
 
+MAX_RANKS = 100_000
+
 
 class Resources(Section):
     """What each attempt needs. Nodes are machines, tasks are ranks."""
@@ -40,6 +42,13 @@ class Resources(Section):
     """Memory of each node, as sbatch has it: "16G", "512M", or "0" for all of it."""
     time: Duration | None = None
     """Time limit of an allocation, such as "90s", "24h" or "1-12:00:00". Where it ends, the run goes on in the next."""
+
+    @model_validator(mode="after")
+    def _not_too_many_ranks(self) -> Self:
+        ranks = self.nodes * (self.tasks_per_node or self.gpus_per_node or 1)
+        if ranks > MAX_RANKS:
+            raise ValueError(f"nodes and the tasks of each make {ranks:,} ranks; at most {MAX_RANKS:,} are possible")
+        return self
 
 
 class Checkpoint(Section):
@@ -71,7 +80,7 @@ class Retry(Section):
 class Env(Section):
     """The environment of the ranks."""
 
-    vars: dict[VariableName, str] = Field(default_factory=dict)
+    vars: dict[VariableName, str] = Field(default_factory=dict, json_schema_extra={"additionalProperties": False})
     """Variables and their values, which are text: quote numbers."""
 
 

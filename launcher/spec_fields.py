@@ -75,7 +75,8 @@ def seconds(duration: str) -> float:
 Duration = Annotated[
     str,
     Form(
-        "a duration such as '90s', '10m', '1h30m', '24:00:00' or '1-12:00:00' (30 or 10:00 may be minutes or seconds)",
+        "a duration such as '90s', '10m', '1h30m', '24:00:00' or '1-12:00:00' (a bare 30 or 10:00 could mean minutes "
+        "or seconds)",
         lambda value: isinstance(value, str) and bool(re.fullmatch(_DURATION, value)) and seconds(value) > 0,
         _DURATION,
     ),
@@ -92,7 +93,10 @@ Batches = Annotated[
 
 ElapsedTime = (
     Annotated[str, text("[0-9]{1,6}:[0-9]{2}:[0-9]{2}:[0-9]{2}", "a time such as '01:12:00:00' (DD:HH:MM:SS)")]
-    | dict[Literal["weeks", "days", "hours", "minutes", "seconds"], Annotated[float, Field(ge=0)]]
+    | Annotated[
+        dict[Literal["weeks", "days", "hours", "minutes", "seconds"], Annotated[float, Field(ge=0)]],
+        Form("a mapping such as {hours: 12}", lambda value: isinstance(value, dict)),
+    ]
 )
 """As Lightning's Timer takes it."""
 

@@ -3,7 +3,8 @@
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -98,12 +99,12 @@ def _message(path: Path, details: list[ErrorDetails], document: Any, root: type[
             case "less_than_equal":
                 return f"expected {context['le']} or less, got {value}"
             case "too_short":
-                return f"expected at least one value, got {given(value)}"
+                return f"expected at least one value, got an empty {'list' if isinstance(value, list) else 'mapping'}"
             case "value_error":
                 return str(context["error"])
     expected = list(dict.fromkeys(word for detail in details for word in _expected(detail)))
     listed = " or ".join(filter(None, (", ".join(expected[:-1]), expected[-1])))
-    return f"expected {listed}, got {given(value)}{_hint(expected, value)}"
+    return f"expected {listed}, got {given(value)}{_hint(expected, value, _required(path, root))}"
 
 
 def _expected(detail: ErrorDetails) -> tuple[str, ...]:
@@ -111,17 +112,17 @@ def _expected(detail: ErrorDetails) -> tuple[str, ...]:
     if kind == "form":
         return (context["wanted"],)
     if kind == "literal_error":
-        return tuple(re.findall(r"'[^']*'|(?!or\b)\w+", context["expected"]))
+        return tuple(re.findall(r"'[^']*'|\b(?!or\b)\w+", context["expected"]))
     if kind == "model_type":
         return ("a mapping with class_path and init_args" if context["class_name"] == "ClassSpec" else "a mapping",)
     return _EXPECTED.get(kind, ("something else",))
 
 
-def _hint(expected: list[str], value: Any) -> str:
+def _hint(expected: list[str], value: Any, required: bool) -> str:
     if value is None:
-        return "; give it a value or leave the key out"
+        return "; give it a value" if required else "; give it a value or leave it out"
     if isinstance(value, str):
-        literals = [word.strip("'") for word in expected if word.startswith("'")]
+        literals = tuple(word.strip("'") for word in expected if word.startswith("'"))
         if near := _nearest(value, literals):
             return f"; did you mean '{near}'?"
         if _NUMBERS & {*expected} and not is_text(value):
@@ -136,18 +137,24 @@ def _hint(expected: list[str], value: Any) -> str:
 def _unknown_key(path: Path, root: type[Section]) -> str:
     key, section = str(path[-1]), _section(root, path[:-1])
     if key in section.elsewhere:
-        return f"not set here: {section.elsewhere[key]}"
+        return f"cannot be set here; {section.elsewhere[key]}"
     message = f"unknown key {quoted(key)}"
-    names = list(section.model_fields)
+    names = tuple(section.model_fields)
     if near := _nearest(key, names):
         return f"{message}; did you mean '{near}'?"
     for name, field in root.model_fields.items():
         if any(key in one.model_fields for one in _sections_in(field.annotation)):
             return f"{message}; did you mean '{name}.{key}'?"
-    return f"{message}; known here: {', '.join(names)}" if len(names) <= _LISTED else message
+    return f"{message}; known here: {', '.join(names)}" if 0 < len(names) <= _LISTED else message
 
 
-def _nearest(word: str, candidates: Sequence[str]) -> str | None:
+def _required(path: Path, root: type[Section]) -> bool:
+    field = _section(root, path[:-1]).model_fields.get(str(path[-1]))
+    return field is not None and field.is_required()
+
+
+@lru_cache
+def _nearest(word: str, candidates: tuple[str, ...]) -> str | None:
     if len(word) > 60:
         return None  # difflib would take long over it
     begun = [candidate for candidate in candidates if len(word) > 2 and candidate.startswith(word)]
@@ -155,11 +162,12 @@ def _nearest(word: str, candidates: Sequence[str]) -> str | None:
 
 
 def _section(root: type[Section], path: Path) -> type[Section]:
-    """The section whose keys stand at the path."""
+    """The section whose keys stand at the path; where there is none, one without any keys."""
     section = root
     for key in path:
         if isinstance(key, str):
-            (section,) = _sections_in(section.model_fields[key].annotation)
+            field = section.model_fields.get(key)
+            section = next(iter(_sections_in(field.annotation)), Section) if field else Section
     return section
 
 

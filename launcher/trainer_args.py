@@ -14,7 +14,7 @@ class TrainerArgs(Section):
     """Arguments of lightning.pytorch.Trainer that YAML can express. Those left out keep Lightning's defaults."""
 
     elsewhere: ClassVar[dict[str, str]] = {
-        "accelerator": "chosen by the target: resources.gpus_per_node, or --on",
+        "accelerator": "chosen by the target and by resources.gpus_per_node",
         "devices": "use resources.tasks_per_node or resources.gpus_per_node",
         "num_nodes": "use resources.nodes",
         "default_root_dir": "use --runs-root or LAUNCHER_RUNS",

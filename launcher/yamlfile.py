@@ -18,6 +18,7 @@ from launcher.yamlscalar import NotPlain, checked, is_text, quoted, resolved
 
 MAX_BYTES = 256 * 1024
 MAX_VALUES = 10_000
+MAX_CHARACTERS = MAX_BYTES
 MAX_DEPTH = 50
 
 
@@ -38,7 +39,11 @@ def read(path: FilePath) -> bytes:
             raise Unreadable(f"this is {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}")
         if status.st_size > MAX_BYTES:
             raise Unreadable(f"a job spec is a few KB; this file has {status.st_size:,} bytes")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:  # files in /proc have no size
+            raise Unreadable(f"a job spec is a few KB; this file has more than {MAX_BYTES:,} bytes")
+        return content
     except FileNotFoundError:
         raise Unreadable("there is no such file") from None
     except (OSError, ValueError) as error:
@@ -78,6 +83,7 @@ def _decoded(text: str | bytes) -> str:
 class _Anchored:
     value: Any = None
     values: int = 0
+    characters: int = 0
     height: int = 0
     open: bool = True
     """Its end has not been read yet."""
@@ -90,6 +96,7 @@ class _Builder:
     findings: list[Finding] = field(default_factory=list)
     _anchors: dict[str, _Anchored] = field(default_factory=dict)
     _values: int = 0
+    _characters: int = 0
     _loader: Any = None
 
     def __post_init__(self) -> None:
@@ -120,10 +127,15 @@ class _Builder:
     def _found(self, line: int, path: Path, message: str) -> None:
         self.findings.append(Finding(self.place(line), path, message))
 
-    def _count(self, line: int, path: Path, values: int = 1, height: int = 0) -> None:
+    def _count(self, line: int, path: Path, characters: int, values: int = 1, height: int = 0) -> None:
         self._values += values
+        self._characters += characters
         if self._values > MAX_VALUES:
-            raise _Fatal(line, f"more than {MAX_VALUES} values, aliases expanded; a job spec has a few dozen")
+            raise _Fatal(line, f"more than {MAX_VALUES:,} values, aliases expanded; a job spec has a few dozen")
+        if self._characters > MAX_CHARACTERS:
+            raise _Fatal(
+                line, f"more than {MAX_CHARACTERS:,} characters, aliases expanded; a job spec has a few hundred"
+            )
         if len(path) + height > MAX_DEPTH:
             raise _Fatal(line, f"nested deeper than {MAX_DEPTH} levels")
 
@@ -133,8 +145,8 @@ class _Builder:
         self.places.setdefault(path, self.place(line))
         if isinstance(event, yaml.AliasEvent):
             return self._alias(str(event.anchor), line, path)
-        self._count(line, path)
-        before = self._values - 1
+        values, characters = self._values, self._characters
+        self._count(line, path, len(event.value) if isinstance(event, yaml.ScalarEvent) else 0)
         anchored = _Anchored()
         if event.anchor:
             self._anchors[event.anchor] = anchored
@@ -149,7 +161,8 @@ class _Builder:
             tag = quoted(event.tag.replace("tag:yaml.org,2002:", "!!"))
             self._found(line, path, f"the tag {tag} is not supported; write plain values")
             value = None
-        anchored.value, anchored.values, anchored.open = value, self._values - before, False
+        anchored.value, anchored.open = value, False
+        anchored.values, anchored.characters = self._values - values, self._characters - characters
         anchored.height = _height(value) if event.anchor else 0
         return value
 
@@ -159,7 +172,7 @@ class _Builder:
             reason = "stands inside the value that it names" if anchored else "names no anchor above it"
             self._found(line, path, f"the alias {quoted('*' + name)} {reason}")
             return None
-        self._count(line, path, anchored.values, anchored.height)
+        self._count(line, path, anchored.characters, anchored.values, anchored.height)
         return anchored.value
 
     def _scalar(self, event: yaml.ScalarEvent, line: int, path: Path) -> Any:
@@ -182,8 +195,9 @@ class _Builder:
             line = self._line()
             key = self._key(line, path)
             if key in mapping:
-                first = self.places[*path, key].line
-                self._found(line, (*path, key), f"duplicate key {quoted(key)}; the first is on line {first}")
+                first, here = self.places[*path, key].text, self.place(line).text
+                also = f"; the first is at {first}" if first != here else ""
+                self._found(line, (*path, key), f"duplicate key {quoted(key)}{also}")
             if key is None or key in mapping:
                 self._value((*path, "?"))
             else:
@@ -198,7 +212,9 @@ class _Builder:
             self._found(line, path, "a key must be text, not a list, a mapping or an alias")
             return None
         event = self._loader.get_event()
-        self._count(line, path)
+        self._count(line, path, len(event.value))
+        if event.anchor:
+            self._found(line, path, f"the key {quoted(event.value)} has an anchor; only values may have one")
         if event.tag or (not event.style and not is_text(event.value)):
             self._found(line, path, f"the key {quoted(event.value)} is not text; put it in quotes")
         elif event.value == "<<":
@@ -218,7 +234,9 @@ def _height(value: Any) -> int:
 
 _REASONS = {
     "'\\t'": "indent with spaces, not with tabs",
-    "mapping values are not allowed": "a value with ': ' in it needs quotes, or the indentation is wrong",
+    "mapping values are not allowed": (
+        "a value with ': ' in it needs quotes, the indentation is wrong, or the line above lacks its ':'"
+    ),
     "expected <block end>": "the indentation does not fit the lines above",
     "could not find expected ':'": "a key without ': ' after it",
     "cannot start any token": "text that begins with this character needs quotes",

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Training, log_of
+from forked import Training, log_of
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 

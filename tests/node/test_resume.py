@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Training, last_checkpoint, log_of, same_weights
+from forked import Training, last_checkpoint, log_of, same_weights
 
 from launcher.checkpoints import in_order
 from launcher.ledger import CheckpointsDropped, ResumeRequested

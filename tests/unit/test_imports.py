@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
+REPOSITORY = Path(__file__).parents[2]
 _ARROWS = re.search(r"^errors ←.*?(?=^node)", (REPOSITORY / "ARCHITECTURE.md").read_text(), re.DOTALL | re.MULTILINE)
 assert _ARROWS, "ARCHITECTURE.md draws the arrows no longer"
 ORDER = re.findall(r"\w+", _ARROWS[0])
