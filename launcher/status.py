@@ -5,7 +5,7 @@ from typing import Any
 
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
-from launcher.ledger import RunState
+from launcher.ledger import Attempt, Driver, RunState
 from launcher.run import Run, progress_path
 
 
@@ -15,18 +15,20 @@ def status(run: Run) -> dict[str, Any]:
     finished = run.finished
     label, reason = run_state(run, state, finished)
     progress = _progress(run, state)
-    latest = finished or progress
     checkpoints = in_order(state)
     newest = checkpoints[-1] if checkpoints else None
+    latest = dict(finished or progress)
+    if not finished and newest and newest.step > latest.get("step", -1):  # the heartbeat lags behind
+        latest |= {"step": newest.step, "epoch": newest.epoch}
     return {
         "run": run.id,
         "name": run.record.name,
         "target": run.record.target,
         "state": label,
         "reason": reason,
-        "step": latest.get("step", newest.step if newest else 0),
+        "step": latest.get("step", 0),
         "total_steps": progress.get("total_steps"),
-        "epoch": latest.get("epoch", newest.epoch if newest else 0),
+        "epoch": latest.get("epoch", 0),
         "precision": latest.get("precision"),
         "compute": progress.get("compute"),
         "metrics": {**progress.get("metrics", {}), **(finished or {}).get("metrics", {})},
@@ -36,7 +38,7 @@ def status(run: Run) -> dict[str, Any]:
                 "cause": attempt.cause,
                 "reason": attempt.reason,
                 "first_step": attempt.first_step,
-                "last_step": _last_step(run, attempt.number, attempt.last_step),
+                "last_step": last_step(run, state, attempt),
                 "started": attempt.started,
                 "ended": attempt.ended,
                 "hosts": list(attempt.hosts),
@@ -69,6 +71,12 @@ def run_state(run: Run, state: RunState, finished: Mapping[str, Any] | None) -> 
     return ("stopped" if driver.machine == this_machine() else "unknown"), gone
 
 
+def living_driver(run: Run, state: RunState) -> Driver | None:
+    """The process that drives the run now; None if it has ended, or if that process is gone."""
+    driver = None if state.ended else state.driver
+    return driver if driver and is_alive(driver, run.storage) else None
+
+
 def absolute(run: Run, path: str) -> str:
     return f"{run.storage.root}/{path}"
 
@@ -92,8 +100,12 @@ def _progress(run: Run, state: RunState) -> dict[str, Any]:
     return {}
 
 
-def _last_step(run: Run, number: int, recorded: int | None) -> int | None:
-    if recorded is not None:
-        return recorded
-    report = run.read_json(progress_path(number))
-    return report["step"] if report else None
+def last_step(run: Run, state: RunState, attempt: Attempt) -> int | None:
+    """The furthest step that is known of an attempt; None if it has not chosen where to begin."""
+    if attempt.last_step is not None:
+        return attempt.last_step
+    report = run.read_json(progress_path(attempt.number)) or {}
+    # A checkpoint may be newer than the heartbeat.
+    saved = [one.step for one in state.checkpoints if one.attempt == attempt.number]
+    known = [step for step in (attempt.first_step, report.get("step"), *saved) if step is not None]
+    return max(known, default=None)

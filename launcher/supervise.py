@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from launcher.backends import Backend
-from launcher.driver import RENEW_S, is_alive, renew_lease, this_process
+from launcher.driver import RENEW_S, renew_lease, this_process
 from launcher.errors import LedgerConflict, NotTheDriver
 from launcher.ledger import (
     Attempt,
@@ -20,8 +20,9 @@ from launcher.ledger import (
     RunState,
 )
 from launcher.policy import Cause, Finish, Phase, Start, Wait, decide
-from launcher.run import Run, attempt_folder, progress_path
+from launcher.run import Run, attempt_folder
 from launcher.spec import JobSpec
+from launcher.status import last_step, living_driver
 
 POLL_S = 0.1
 STOP_GRACE_S = 120.0
@@ -59,8 +60,8 @@ class Supervisor:
         """
         while True:
             state = self._run.ledger.refresh()
-            driver = state.driver
-            if driver and driver != self._me and not state.ended and is_alive(driver, self._run.storage):
+            driver = living_driver(self._run, state)
+            if driver and driver != self._me:
                 raise NotTheDriver(
                     f"{self._run.id}: process {driver.pid} on {driver.host} drives this run already; "
                     f"`launcher logs -f {self._run.id}` follows it"
@@ -138,7 +139,7 @@ class Supervisor:
                 self._end(attempt, Cause.FINISHED, "")
             elif state.cancelling:
                 self._end(attempt, Cause.CANCELLED, "cancelled by the user")
-            elif self._stop_since:
+            elif self._stop_since and seen.cause != Cause.ERROR:
                 self._end(attempt, Cause.STOPPED, "killed by the user" if self._killed else "stopped by the user")
             else:
                 self._end(attempt, seen.cause or Cause.INFRA, seen.reason)
@@ -152,8 +153,7 @@ class Supervisor:
                 self._asked = True
 
     def _end(self, attempt: Attempt, cause: Cause, reason: str) -> None:
-        progress = self._run.read_json(progress_path(attempt.number)) or {}
-        step = progress.get("step", attempt.first_step or 0)
+        step = last_step(self._run, self._run.ledger.refresh(), attempt) or 0
         self._append(AttemptEnded(attempt=attempt.number, cause=cause, reason=reason, step=step))
 
     def _append(self, event: AttemptStarted | AttemptEnded) -> None:

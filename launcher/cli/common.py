@@ -3,9 +3,12 @@
 import argparse
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from launcher.errors import LauncherError
 from launcher.run import Run, find_run
 
 
@@ -14,8 +17,27 @@ def runs_root(args: argparse.Namespace) -> Path:
 
 
 def wanted_run(args: argparse.Namespace) -> Run:
-    """Raises UsageError if none or several fit."""
-    return find_run(runs_root(args), args.run)
+    """The run that is meant; its ledger is read.
+
+    Raises:
+        UsageError: none or several fit.
+        LauncherError: it cannot be read.
+    """
+    root = runs_root(args)
+    with damage_named(root / (args.run or "")):
+        run = find_run(root, args.run)
+    with damage_named(Path(run.storage.root)):
+        run.ledger.refresh()
+    return run
+
+
+@contextmanager
+def damage_named(place: Path) -> Iterator[None]:
+    """Files that are not what a launcher wrote: a LauncherError that names the place and the first defect."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LauncherError(f"{place}: damaged, or no run of a launcher ({type(error).__name__}: {error})") from error
 
 
 def print_json(body: Any) -> None:

@@ -11,7 +11,7 @@ from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal
 from launcher.errors import UsageError
 from launcher.run import Run, attempt_folder, log_path
-from launcher.status import run_state
+from launcher.status import living_driver, run_state
 
 _POLL_S = 0.2
 
@@ -19,11 +19,15 @@ _POLL_S = 0.2
 def logs(args: argparse.Namespace) -> int:
     run = wanted_run(args)
     if args.follow:
+        if args.attempt is not None:
+            raise UsageError("--follow shows the newest attempt: leave out --attempt")
         return _follow(run, args.rank)
     attempts = run.ledger.refresh().attempts
     if not attempts:
         raise UsageError(f"{run.id} has not started yet")
-    number = args.attempt or attempts[-1].number
+    number = attempts[-1].number if args.attempt is None else args.attempt
+    if not 1 <= number <= len(attempts):
+        raise UsageError(f"{run.id} has no attempt {number}; the newest is {len(attempts)}")
     path = Path(run.storage.root) / log_path(number, args.rank)
     if not path.exists():
         there = run.storage.list(f"{attempt_folder(number)}/logs") or ["none"]
@@ -40,7 +44,7 @@ def _follow(run: Run, rank: int) -> int:
             state = run.ledger.refresh()
             follower.tick(state)
             label, reason = run_state(run, state, run.finished)
-            if label not in ("running", "queued"):
+            if label not in ("running", "queued") and not living_driver(run, state):
                 print(f"{run.id} {label}" + (f": {reason}" if reason else ""))
                 return 0
             time.sleep(_POLL_S)

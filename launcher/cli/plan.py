@@ -29,5 +29,5 @@ def plan(args: argparse.Namespace) -> int:
         terminal.line()
         terminal.line(terminal.colour(f"# rank {rank.rank} (node {rank.node}, local rank {rank.local_rank})", "dim"))
         env = " ".join(f"{name}={shlex.quote(value)}" for name, value in rank.env.items())
-        terminal.line(f"env {env} {shlex.join(planned.argv)} >> {rank.log}")
+        terminal.line(f"env {env} {shlex.join(planned.argv)} >> {shlex.quote(f'{planned.run_dir}/{rank.log}')}")
     return 0

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,24 @@ from launcher.backends.local import LocalBackend
 from launcher.cli.check import check_spec
 from launcher.cli.common import print_json, runs_root, wanted_run
 from launcher.cli.follow import Follower
-from launcher.cli.terminal import Terminal, metrics_text
-from launcher.driver import is_alive
+from launcher.cli.terminal import Terminal, discard, metrics_text
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
-from launcher.ledger import CancelRequested, ResumeRequested, RunEnded
-from launcher.run import Record, Run, create_run, new_id, open_run
+from launcher.ledger import CancelRequested, ResumeRequested, RunEnded, RunState
+from launcher.run import Record, Run, create_run, new_id, open_run, run_ids
 from launcher.spec import JobSpec, load_spec
-from launcher.status import status
+from launcher.status import living_driver, status
 from launcher.supervise import Supervisor
 
 _DETACH_S = 30.0
+_POLL_S = 0.1
 
 
 def run(args: argparse.Namespace) -> int:
     spec_file = Path(args.spec)
     spec = load_spec(spec_file, args.overrides)
     record = new_record(spec, spec_file, args.overrides, args.name)
+    if record.id in run_ids(runs_root(args)):  # create_run would say it too, but after the check
+        raise UsageError(f"a run named '{record.id}' exists already: {runs_root(args).absolute() / record.id}")
     plan = LocalBackend().plan(str(runs_root(args).absolute() / record.id), record, spec, 1)
     terminal = _terminal(args)
     if not args.no_check:
@@ -45,9 +48,9 @@ def resume(args: argparse.Namespace) -> int:
     if found.finished is not None:
         _terminal(args).line(f"{found.id} is finished already")
         return _answer(found, args, FINISHED)
-    if state.driver and not state.ended and is_alive(state.driver, found.storage):
+    if driver := living_driver(found, state):
         raise LauncherError(
-            f"{found.id}: process {state.driver.pid} on {state.driver.host} drives this run; "
+            f"{found.id}: process {driver.pid} on {driver.host} drives this run; "
             f"`launcher logs -f {found.id}` follows it"
         )
     try:
@@ -59,19 +62,20 @@ def resume(args: argparse.Namespace) -> int:
 
 def cancel(args: argparse.Namespace) -> int:
     found = wanted_run(args)
-    while True:
+    state = found.ledger.refresh()
+    if found.finished is not None or _has_ended(state):
+        raise UsageError(f"{found.id} has ended already: {status(found)['state']}")
+    while not _has_ended(state):
+        with suppress(LedgerConflict):  # somebody wrote in between: look again
+            if not living_driver(found, state):  # nobody else will say so
+                found.ledger.append(RunEnded(state="cancelled", reason="cancelled by the user"), after=state.version)
+            elif not state.cancelling:
+                found.ledger.append(CancelRequested(by=_who()), after=state.version)
+            else:
+                time.sleep(_POLL_S)
         state = found.ledger.refresh()
-        if found.finished is not None or state.ended:
-            raise UsageError(f"{found.id} has ended already: {status(found)['state']}")
-        alive = state.driver is not None and is_alive(state.driver, found.storage)
-        event = CancelRequested(by=_who()) if alive else RunEnded(state="cancelled", reason="cancelled by the user")
-        try:
-            found.ledger.append(event, after=state.version)
-            break
-        except LedgerConflict:
-            continue
-    while not found.ledger.refresh().ended:
-        time.sleep(0.1)
+    if (end := status(found)["state"]) != "cancelled":
+        raise LauncherError(f"{found.id} {end} before it could be cancelled")
     if args.json:
         print_json({"run": found.id, "state": "cancelled", "run_dir": found.storage.root})
     else:
@@ -85,8 +89,8 @@ def new_record(spec: JobSpec, spec_file: Path, overrides: list[str], name: str |
     own = [str((folder / path).resolve()) for path in spec.code.path]
     inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return Record(
-        id=name or new_id(spec.name),
-        name=spec.name,
+        id=new_id(spec.name) if name is None else name,
+        name=spec.name if name is None else name,
         created=time.time(),
         target="local",
         spec=spec.model_dump(mode="json", exclude_unset=True),
@@ -102,7 +106,8 @@ def drive(run_dir: Path) -> int:
     """What a detached process does: the same loop, without a terminal."""
     found = open_run(run_dir.parent, run_dir.name)
     supervisor = Supervisor(found, JobSpec.model_validate(found.record.spec), LocalBackend())
-    signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
     return _exit_code(supervisor.drive(), supervisor)
 
 
@@ -139,6 +144,9 @@ def _drive(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Termin
 def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
     """Once: save and leave. Ctrl-C twice: leave at once. Returns what was installed before."""
     asked: list[int] = []
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has it ignored
+        numbers.append(signal.SIGHUP)
 
     def stop(number: int, frame: object) -> None:
         if asked and number == signal.SIGINT:
@@ -146,9 +154,12 @@ def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
             return
         asked.append(number)
         supervisor.stop()
-        os.write(2, b"\nsaving a checkpoint, then leaving; once more: leave at once\n")  # print is not reentrant
+        with suppress(OSError):  # the terminal may be gone
+            os.write(
+                2, b"\nsaving a checkpoint, then leaving; Ctrl-C once more: leave at once\n"
+            )  # print is not reentrant
 
-    return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    return {number: signal.signal(number, stop) for number in numbers}
 
 
 def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
@@ -177,13 +188,22 @@ def _exit_code(ended: RunEnded, supervisor: Supervisor) -> int:
 
 
 def _answer(found: Run, args: argparse.Namespace, code: int) -> int:
+    shown = status(found)
     if args.json:
-        print_json(status(found))
+        try:
+            print_json(shown)
+        except OSError:  # nobody reads it; how the run ended is in the exit code all the same
+            discard(sys.stdout)
     return code
 
 
 def _terminal(args: argparse.Namespace) -> Terminal:
-    return Terminal(sys.stderr if args.json else sys.stdout)
+    return Terminal(sys.stderr if args.json else sys.stdout, unread=True)
+
+
+def _has_ended(state: RunState) -> bool:
+    """For good, as long as nobody resumes it."""
+    return state.ended is not None and state.ended.state != "stopped"
 
 
 def _who() -> str:

@@ -10,7 +10,6 @@ from launcher.cli.common import wanted_run
 def tensorboard(args: argparse.Namespace) -> int:
     run = wanted_run(args)
     folder = f"{run.storage.root}/tensorboard"
-    shell.replace_process(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", str(args.port), "--bind_all=false"]
-    )
+    # Without --host and --bind_all it listens on the loopback device alone.
+    shell.replace_process([sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", str(args.port)])
     return 0

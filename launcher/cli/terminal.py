@@ -1,5 +1,6 @@
 """Writing to a terminal or to a pipe: colours and one redrawn line on the former, plain lines on the latter."""
 
+import io
 import os
 import shutil
 import sys
@@ -20,12 +21,19 @@ _STATES = {
 
 
 class Terminal:
-    """A stream with an optional line at its bottom that is redrawn in place."""
+    """A stream with an optional line at its bottom that is redrawn in place.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    Args:
+        unread: go on in silence when nobody reads the stream any more: the pipe or the terminal is closed.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, unread: bool = False) -> None:
         self._stream = stream or sys.stdout
+        if isinstance(self._stream, io.TextIOWrapper):
+            self._stream.reconfigure(errors="replace")  # a rank may print what this terminal's encoding lacks
         self.interactive = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._coloured = self.interactive and "NO_COLOR" not in os.environ
+        self._coloured = self.interactive and not os.environ.get("NO_COLOR")
+        self._unread = unread
         self._bottom = ""
 
     def colour(self, text: str, name: str) -> str:
@@ -37,7 +45,7 @@ class Terminal:
     def line(self, text: str = "") -> None:
         bottom = self._bottom
         self.bottom("")
-        print(text, file=self._stream, flush=True)
+        self._write(text + "\n")
         self.bottom(bottom)
 
     def bottom(self, text: str) -> None:
@@ -45,8 +53,7 @@ class Terminal:
         if not self.interactive or text == self._bottom:
             return
         width = shutil.get_terminal_size().columns - 1
-        self._stream.write("\r\x1b[K" + text[:width])
-        self._stream.flush()
+        self._write("\r\x1b[K" + text[:width])
         self._bottom = text
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -54,6 +61,22 @@ class Terminal:
         for index, row in enumerate((head, *rows)):
             text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             self.line(self.colour(text, "dim") if index == 0 else text)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            if not self._unread:
+                raise
+            discard(self._stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Lead a stream to nowhere, with what it holds and all that is yet to come."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def bar(progress: dict[str, Any], width: int = 24) -> str:

@@ -2,11 +2,13 @@
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from launcher.checkpoints import BadCheckpoint, in_order, verify
-from launcher.cli.common import print_json, runs_root, wanted_run
+from launcher.cli.common import damage_named, print_json, runs_root, wanted_run
 from launcher.cli.terminal import Terminal, ago, bar, clock, metrics_text
+from launcher.errors import LauncherError
 from launcher.run import open_run, run_ids
 from launcher.status import absolute, brief
 from launcher.status import status as status_of
@@ -14,7 +16,7 @@ from launcher.status import status as status_of
 
 def list_runs(args: argparse.Namespace) -> int:
     root = runs_root(args)
-    runs = [brief(open_run(root, run_id)) for run_id in run_ids(root)]
+    runs = [_brief(root, run_id) for run_id in run_ids(root)]
     if args.json:
         print_json(runs)
         return 0
@@ -23,11 +25,30 @@ def list_runs(args: argparse.Namespace) -> int:
         terminal.line(f"no runs under {root.absolute()}")
         return 0
     rows = [
-        (one["run"], one["state"], one["target"], str(one["step"]), str(one["attempts"]), ago(one["created"]))
+        (
+            one["run"],
+            one["state"],
+            one["target"],
+            str(one["step"]),
+            str(one["attempts"]),
+            ago(one["created"]),
+            one["reason"],
+        )
         for one in runs
     ]
-    terminal.table(("RUN", "STATE", "TARGET", "STEP", "ATTEMPTS", "CREATED"), rows)
+    terminal.table(("RUN", "STATE", "TARGET", "STEP", "ATTEMPTS", "CREATED", "REASON"), rows)
     return 0
+
+
+def _brief(root: Path, run_id: str) -> dict[str, Any]:
+    """One line of the list; a run that cannot be read must not hide the others."""
+    folder = root / run_id
+    try:
+        with damage_named(folder.absolute()):
+            return brief(open_run(root, run_id))
+    except LauncherError as error:
+        line = {"run": run_id, "name": run_id, "target": "", "created": (folder / "run.json").stat().st_mtime}
+        return {**line, "state": "unknown", "reason": str(error), "step": 0, "epoch": 0, "attempts": 0}
 
 
 def status(args: argparse.Namespace) -> int:
@@ -48,6 +69,8 @@ def status(args: argparse.Namespace) -> int:
     if shown["checkpoint"]:
         terminal.line(f"  checkpoint  step {shown['checkpoint']['step']}  {shown['checkpoint']['path']}")
     terminal.line(f"  directory   {shown['run_dir']}")
+    if shown["state"] == "stopped" and "launcher resume" not in shown["reason"]:
+        terminal.line(f"  carry on    launcher resume {shown['run']}")
     if shown["attempts"]:
         terminal.line()
         terminal.table(("ATTEMPT", "STEPS", "STARTED", "ENDED", "CAUSE"), [_row(one) for one in shown["attempts"]])

@@ -31,16 +31,16 @@ def why(args: argparse.Namespace) -> int:
         return 0
     terminal = Terminal()
     terminal.line(f"{run.id} {terminal.state(shown['state'])}" + (f": {shown['reason']}" if shown["reason"] else ""))
-    if answer["attempt"] is None:
-        return 0
-    terminal.line(f"attempt {answer['attempt']} ended: {answer['cause']} ({answer['reason']})")
+    if answer["attempt"] is not None:
+        terminal.line(f"attempt {answer['attempt']} ended: {answer['cause']} ({answer['reason']})")
     if answer["traceback"]:
         terminal.line()
         terminal.line(answer["traceback"].rstrip())
         terminal.line()
     if answer["rank"] is not None:
-        terminal.line(f"log: {answer['log']}")
-    terminal.line(f"next: {answer['next']}")
+        terminal.line(f"log of rank {answer['rank']} on {answer['host']}: {answer['log']}")
+    if answer["next"]:
+        terminal.line(f"next: {answer['next']}")
     return 0
 
 
@@ -51,8 +51,9 @@ def _last_ended(run: Run) -> Attempt | None:
 
 
 def _answer(run: Run, shown: dict[str, Any], attempt: Attempt | None) -> dict[str, Any]:
-    empty = dict.fromkeys(("attempt", "cause", "rank", "host", "traceback", "log", "next"))
+    empty = dict.fromkeys(("attempt", "cause", "rank", "host", "traceback", "log"))
     answer: dict[str, Any] = {"run": run.id, "state": shown["state"], "reason": shown["reason"], **empty}
+    answer["next"] = _next(run, shown["state"], attempt)
     if attempt is None or attempt.cause is None:
         return answer
     first = _first_failure(run, attempt)
@@ -66,8 +67,22 @@ def _answer(run: Run, shown: dict[str, Any], attempt: Attempt | None) -> dict[st
         "host": first["host"] if first else None,
         "traceback": first["traceback"] if first else None,
         "log": f"{run.storage.root}/{log_path(attempt.number, rank or 0)}",
-        "next": _NEXT[Cause(attempt.cause)].format(run=run.id),
     }
+
+
+def _next(run: Run, state: str, attempt: Attempt | None) -> str | None:
+    """What the user may do; None if nothing."""
+    if state == "finished":
+        return None
+    if state in ("running", "queued"):
+        return f"it goes on by itself: launcher logs -f {run.id}"
+    if state == "cancelled":
+        cause = Cause.CANCELLED
+    elif attempt is None or run.ledger.refresh().open_attempt:  # the launcher itself was ended
+        cause = Cause.STOPPED
+    else:
+        cause = Cause(attempt.cause or "")
+    return _NEXT[cause].format(run=run.id)
 
 
 def _first_failure(run: Run, attempt: Attempt) -> dict[str, Any] | None:
