@@ -9,12 +9,13 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from launcher.checkpoints import Manifest, newest_attempt, prune, write_manifest
 from launcher.ledger import CheckpointSaved
+from launcher.node.plain import plain
 from launcher.run import Run
 from launcher.storage import PosixStorage
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs and renames; keeps size and checksum of the last file for the manifest.
+    """Writes plain values, beside the target, syncs and renames; keeps size and checksum of the last file.
 
     (Lightning's own goes through TMPDIR, which on a cluster is another filesystem: the final move is a copy
     that a kill tears.)
@@ -28,12 +29,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         with PosixStorage(target.parent).writer(target.name) as stream:
             counted = _Checksum(stream)
-            torch.save(checkpoint, cast(IO[bytes], counted))
+            torch.save(plain(checkpoint), cast(IO[bytes], counted))
         self.bytes, self.sha256 = counted.bytes, counted.digest.hexdigest()
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        # The run's own file, just verified: hyperparameters may be any object that the user saved in it.
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return loaded
 
 

@@ -1,50 +1,81 @@
-"""Training data that can be entered at any batch: order and random state are functions of the position.
+"""Data that can be entered at any batch: order and random numbers are functions of the position.
 
-A batch's samples depend on (seed, epoch, batch) and a sample's random numbers on (seed, epoch, index), so that a
-resumed rank needs nothing but the loop counters, whatever the number of DataLoader workers.
+A batch's samples depend on (seed, epoch, batch), and so do the random numbers that its samples draw, whatever the
+number of DataLoader workers: a resumed rank needs nothing but the loops' counters. Only a stream (an iterable dataset)
+has a position that counters cannot give back; `streams.py` keeps it.
 """
 
 import copy
+import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from launcher.diagnosis import STOP_SIGNALS
+from launcher.errors import UsageError
 from launcher.node.environment import die_with_parent
 from launcher.node.seeding import mix, seed_all
+from launcher.node.streams import Parcel, Stream, StreamState, is_stateful
+
+_DRAWN_AHEAD = 8
+"""Lightning and CombinedLoader draw at most a few batches before they are trained with."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class NotResumable(UsageError):
+    """The data give no way to go on where an attempt has ended; the message says what to add."""
 
 
 class Position(NamedTuple):
-    """Where training stands, in this rank's batches."""
+    """Where a loader is entered."""
 
+    order: int
+    """Seed of the order of this pass over the data, the same on all ranks."""
+    samples: int
+    """Seed of what its samples draw, on each rank another."""
     epoch: int
-    batches_done: int
-    """In this epoch."""
+    start: int
+    """Batches of this rank that are done."""
 
 
 class ExactLoader:
-    """A training loader that begins where the loops stand, and calls back before each batch.
+    """Any loader, entered where `position` says. Calls `between` before each batch of a pass but the first.
 
-    For a map-style DataLoader no batch before the position is loaded. Any other iterable is read up to it.
+    For a map-style DataLoader no batch before the position is loaded; a sequence of batches is read from there; what
+    has a state is put back to the one that it had there.
     """
 
-    def __init__(
-        self, loader: Any, *, seed: int, position: Callable[[], Position], between_steps: Callable[[], None]
-    ) -> None:
-        self._seed, self._position, self._between_steps = seed, position, between_steps
-        self._order: _Order | None = None
+    def __init__(self, loader: Any, position: Callable[[], Position], between: Callable[[], None] = _nothing) -> None:
+        self._position, self._between = position, between
         self._loader = loader
-        if isinstance(loader, DataLoader):
-            changes: dict[str, Any] = {"worker_init_fn": _WorkerInit(loader.worker_init_fn)}
-            if not isinstance(loader.dataset, IterableDataset):
-                name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-                self._order = _Order(getattr(loader, name), loader.sampler, batched=name == "batch_sampler")
-                changes |= {name: self._order, "dataset": _SeededDataset(loader.dataset)}
-            self._loader = _changed(loader, changes)
+        self._order: _Order | None = None
+        self._stream: Stream | None = None
+        self._keeps_state = False
+        self._states: deque[tuple[int, StreamState]] = deque(maxlen=_DRAWN_AHEAD)
+        self._resume: StreamState | None = None
+        self.entered_with: StreamState | None = None
+        """What `stream_state(0)` was when this pass began."""
+        if not isinstance(loader, DataLoader):
+            self._keeps_state = is_stateful(loader)
+            return
+        parts: dict[str, Any] = {"worker_init_fn": _WorkerInit(loader)}
+        if not isinstance(loader.dataset, IterableDataset):
+            name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+            self._order = _Order(getattr(loader, name), loader.sampler)
+            parts |= {name: self._order, "dataset": _SeededDataset(loader.dataset)}
+        elif is_stateful(loader.dataset):
+            self._stream = Stream(loader)
+            parts |= self._stream.parts
+        self._loader = _changed(loader, parts)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -56,11 +87,22 @@ class ExactLoader:
 
     def __iter__(self) -> Iterator[Any]:
         # The first `next` asks where training stands, not `iter`: Lightning calls that one too early.
-        self._between_steps()
-        batches = self._begin()
-        for batch in batches:
-            yield batch
-            self._between_steps()
+        position = self._position()
+        done = position.start
+        for batch in self._begin(position):
+            done += 1
+            if not isinstance(batch, Parcel):
+                if self._keeps_state:
+                    self._states.append((done, self._loader.state_dict()))
+                yield batch
+            elif batch.skipped:
+                done -= 1
+                continue
+            else:
+                assert self._stream is not None
+                self._states.append((done, self._stream.delivered(batch)))
+                yield batch.data
+            self._between()
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: says to Lightning that this loader can resume within an epoch."""
@@ -69,38 +111,88 @@ class ExactLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
 
-    def _begin(self) -> Iterator[Any]:
-        epoch, done = self._position()
-        if self._order is None:
-            return islice(iter(self._loader), done, None)
-        # A loader shorter than the epoch is gone through several times (CombinedLoader's max_size_cycle).
-        round_, start = divmod(done, max(1, len(self)))
-        self._order.enter(mix(self._seed, "order", epoch, round_), epoch, start)
+    def stream_state(self, done: int) -> StreamState | None:
+        """What it takes beside the loops' counters to go on after `done` batches of this pass; 0: between passes."""
+        if self._resume is not None:  # not entered since
+            return self._resume
+        if done == 0:
+            if self._stream is not None:
+                return self._stream.between_passes()
+            return self._loader.state_dict() if self._keeps_state else None
+        return dict(self._states)[done] if self._states else None
+
+    def resume_stream(self, state: StreamState | None) -> None:
+        """Begin the next pass with this state."""
+        self._resume = state
+
+    def _begin(self, position: Position) -> Iterator[Any]:
+        self.entered_with = self.stream_state(0)
+        state, self._resume = self._resume, None
+        self._states.clear()
+        if state is not None:
+            self._states.append((position.start, state))
+        if self._order is not None:
+            # A loader shorter than the epoch is gone through several times (CombinedLoader's max_size_cycle).
+            round_, start = divmod(position.start, max(1, len(self)))
+            self._order.enter(mix(position.order, round_), mix(position.samples, round_), position.epoch, start)
+        elif self._stream is not None:
+            self._stream.enter(position.samples, state)
+        elif self._keeps_state:
+            if state is not None:
+                self._loader.load_state_dict(state)
+        elif position.start:
+            return islice(iter(self._loader), position.start % max(1, len(self)), None)
         return iter(self._loader)
 
 
-def protected(loader: Any) -> Any:
-    """A loader for validation or test whose workers outlive the stop signals and no rank."""
+def require_resumable(loader: Any, name: str) -> None:
+    """Whether training can go on within a pass over this loader.
+
+    Raises:
+        NotResumable: with what to add.
+    """
     if not isinstance(loader, DataLoader):
-        return loader
-    return _changed(loader, {"worker_init_fn": _WorkerInit(loader.worker_init_fn)})
+        if not isinstance(loader, Sequence) and not is_stateful(loader):
+            raise NotResumable(
+                f"{name}: the position of a {type(loader).__name__} cannot be saved; add `state_dict()` and "
+                "`load_state_dict(state)` to it, or use a DataLoader over a map-style dataset"
+            )
+    elif isinstance(loader.dataset, IterableDataset):
+        kind = f"the IterableDataset {type(loader.dataset).__name__}"
+        if not is_stateful(loader.dataset):
+            raise NotResumable(
+                f"{name}: the position of {kind} cannot be saved. Add `state_dict()`, which returns "
+                "where it stands, and `load_state_dict(state)`, after which `__iter__` goes on from there; or use a "
+                "map-style dataset"
+            )
+        if loader.persistent_workers:
+            raise NotResumable(
+                f"{name}: workers that outlive a pass over {kind} draw ahead and lose their place; "
+                "set persistent_workers=False"
+            )
 
 
 class _Order:
     """A (batch) sampler whose whole order is drawn from a seed of its own, entered at `start`.
 
-    The order is drawn at once: a sampler that drew bit by bit would mix with the random numbers of training.
+    The order is drawn at once: a sampler that drew bit by bit would mix with the random numbers of training. With each
+    item goes the seed of the random numbers that belong to it.
     """
 
-    def __init__(self, drawn_from: Any, sampler: Any, *, batched: bool) -> None:
-        self._drawn_from, self._sampler, self._batched = drawn_from, sampler, batched
-        self._seed, self._epoch, self._start = 0, 0, 0
+    def __init__(self, drawn_from: Any, sampler: Any) -> None:
+        self._drawn_from, self._sampler = drawn_from, sampler
+        self._seed, self._of_samples, self._epoch, self._start = 0, 0, 0, 0
 
-    def enter(self, seed: int, epoch: int, start: int) -> None:
-        self._seed, self._epoch, self._start = seed, epoch, start
+    def enter(self, seed: int, of_samples: int, epoch: int, start: int) -> None:
+        self._seed, self._of_samples, self._epoch, self._start = seed, of_samples, epoch, start
 
     def __len__(self) -> int:
         return len(self._drawn_from)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._drawn_from, name)
 
     def __iter__(self) -> Iterator[Any]:
         for part in (self._sampler, self._drawn_from):
@@ -111,12 +203,12 @@ class _Order:
         with isolate_rng():
             seed_all(self._seed)
             order = list(self._drawn_from)
-        for item in order[self._start :]:
-            yield [(self._seed, index) for index in item] if self._batched else (self._seed, item)
+        for number, item in zip(count(self._start), order[self._start :], strict=False):
+            yield mix(self._of_samples, number), item
 
 
 class _SeededDataset(Dataset[Any]):
-    """Draws each sample with random state of its own, so that any worker gives the same one."""
+    """Sets the random state once for each batch, so that any worker gives the same one."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -130,29 +222,34 @@ class _SeededDataset(Dataset[Any]):
         return getattr(self._dataset, name)
 
     def __getitem__(self, key: tuple[int, Any]) -> Any:
+        """One sample: the loader makes no batches."""
         seed, index = key
-        seed_all(mix(seed, index))
+        seed_all(seed)
         return self._dataset[index]
 
-    def __getitems__(self, keys: list[tuple[int, Any]]) -> Any:
-        fetch = getattr(self._dataset, "__getitems__", None)
-        if fetch is None:
-            return [self[key] for key in keys]
-        seed_all(mix(*keys))
-        return fetch([index for _, index in keys])
+    def __getitems__(self, key: tuple[int, Any]) -> Any:
+        seed, indices = key
+        seed_all(seed)
+        if fetch := getattr(self._dataset, "__getitems__", None):
+            return fetch(indices)
+        return [self._dataset[index] for index in indices]
 
 
 class _WorkerInit:
     """What a DataLoader worker does first."""
 
-    def __init__(self, then: Callable[[int], None] | None) -> None:
-        self._then = then
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        context = loader.multiprocessing_context
+        method = multiprocessing.get_start_method() if context is None else context.get_start_method()
+        # A server that forks workers is their parent, and dies with the rank by itself.
+        self._parent = None if method == "forkserver" else os.getpid()
+        self._then = loader.worker_init_fn
 
     def __call__(self, worker: int) -> None:
         # A signal to all processes must not take the workers before the ranks have saved. They end with their rank.
         for number in (*STOP_SIGNALS, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        die_with_parent()
+        die_with_parent(self._parent)
         if self._then is not None:
             self._then(worker)
 

@@ -1,29 +1,36 @@
-"""The launcher's part in a training: a callback that seeds, saves, reports and stops, always between two steps."""
+"""The launcher's part in a training: a callback that seeds, saves, reports and stops.
 
+A checkpoint is taken, and training left, between two steps or between two epochs: there, everything that belongs to the
+last step is done and nothing of the next has begun, so that the loops' counters alone say where to go on. A validation
+that is interrupted is left too; the checkpoint then holds the state from before it.
+"""
+
+import copy
 import math
 import signal
 import time
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.checkpoints import Manifest, checkpoint_path
+from launcher.node import accumulators, loops
+from launcher.node.buckets import settle_buckets
 from launcher.node.checkpoint import DurableCheckpointIO, commit
-from launcher.node.data import ExactLoader, Position, protected
 from launcher.node.environment import Place
 from launcher.node.heartbeat import Heartbeat
+from launcher.node.loaders import Loaders, is_fitting
+from launcher.node.plain import plain
 from launcher.node.seeding import mix, seed_all
-from launcher.node.stop import Agreement, StopFlag, Stopped
+from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
 from launcher.run import Run
 from launcher.spec import JobSpec, seconds
 
 
 class Session(Callback):
-    """One per rank and attempt. Between two steps is the one place where a checkpoint is taken or training left.
-
-    There, everything that belongs to the last step is done (validation and the epoch's end included) and nothing
-    of the next has begun, so that the loops' counters alone say where to go on.
-    """
+    """One per rank and attempt."""
 
     def __init__(
         self, run: Run, place: Place, spec: JobSpec, flag: StopFlag, io: DurableCheckpointIO, restored_step: int
@@ -33,6 +40,11 @@ class Session(Callback):
         self._every_s = seconds(self._policy.every) if self._policy.every else None
         self._saved_step, self._saved_at = restored_step, time.monotonic()
         self._stop, self._save = 0, False
+        self._restored: dict[str, Any] | None = None
+        self._step_begun_at = 0
+        self._batches_to_ask = 0
+        self._rank_state: accumulators.RankState | None = None
+        self._before_validation: dict[str, Any] | None = None
         self._heartbeat = Heartbeat(run, place.attempt) if place.rank == 0 else None
         self._compute = ""
         self._total_steps: int | None = None
@@ -42,57 +54,70 @@ class Session(Callback):
         """Take the places in the trainer that are the launcher's."""
         self._compute = compute
         _own_signals(trainer)
-        base = trainer.strategy.process_dataloader
+        self._loaders = Loaders(self._seed, self._place.rank, lambda: self._between_steps(trainer))
+        self._loaders.attach(trainer)
+        begin_epoch = trainer.fit_loop.on_advance_start
 
-        def process(loader: object) -> object:
-            return base(self._training_loader(trainer, loader) if trainer.training else protected(loader))
+        def on_advance_start() -> None:
+            if self._restored:
+                loops.set_up_epoch(trainer)
+                self._restored = None
+            self._between_steps(trainer)
+            begin_epoch()
 
-        trainer.strategy.process_dataloader = process  # type: ignore[method-assign, assignment]
+        trainer.fit_loop.on_advance_start = on_advance_start  # type: ignore[method-assign]
 
-    def _training_loader(self, trainer: Trainer, loader: object) -> ExactLoader:
-        loop = trainer.fit_loop
-
-        def position() -> Position:
-            return Position(trainer.current_epoch, loop.epoch_loop.batch_progress.current.ready)
-
-        return ExactLoader(
-            loader, seed=self._seed, position=position, between_steps=lambda: self._between_steps(trainer)
-        )
+    # -- starting
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            self._agreement = Agreement(self._flag, self._place.world_size)
+            self._group = control_group(self._place.world_size)
+            self._between = Agreement(self._flag, self._group)
+            self._within = Agreement(self._flag, self._group)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint["launcher"]
+        self._loaders.resume(checkpoint["launcher"]["ranks"][self._place.rank]["streams"])
+        trainer.should_stop = checkpoint["launcher"]["should_stop"]
+        self._metrics = checkpoint["launcher"]["metrics"]
+        if checkpoint["launcher"]["validation_due"]:
+            self._saved_step = -1  # the state after the validation is another one
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        settle_buckets(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         total = trainer.estimated_stepping_batches
         self._total_steps = int(total) if 0 < total < float("inf") else None
+        if self._restored:
+            loops.enter(trainer, validation_due=self._restored["validation_due"])
+            accumulators.restore(trainer, self._restored["ranks"][self._place.rank])
+        plain(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))  # refuse now what cannot be saved
         self._report(trainer, "train")
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if not loop.restarting:
-            return
-        # Lightning takes a checkpoint from between two steps as one from before the validation that is due there.
-        if loop.batch_progress.current.ready == 0:
-            loop.restarting = False  # nothing of this epoch has run: begin it
-        elif loop._should_check_val_fx(fetcher):
-            loop._batches_that_stepped -= 1  # it skips that validation, rightly, but counts the batch again
+
+    # -- random state
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seed_all(mix(self._seed, "epoch", trainer.current_epoch, self._place.rank))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._step_begun_at = trainer.global_step
         seed_all(mix(self._seed, "step", trainer.fit_loop.total_batch_idx, self._place.rank))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        self._within_evaluation(trainer)
         step = trainer.global_step
         seed_all(mix(self._seed, "validation", step, dataloader_idx, batch_idx, self._place.rank))
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        self._within_evaluation(trainer)
         seed_all(mix(self._seed, "test", dataloader_idx, batch_idx, self._place.rank))
+
+    # -- reporting
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if self._heartbeat and self._heartbeat.due:
@@ -102,77 +127,11 @@ class Session(Callback):
         if self._heartbeat and self._heartbeat.due:
             self._report(trainer, "validate")
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._report(trainer, "test")
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Lightning forgets that early stopping has decided, and what was logged last.
-        checkpoint["launcher"] = {"should_stop": trainer.should_stop, "metrics": self.metrics(trainer)}
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        trainer.should_stop = checkpoint["launcher"]["should_stop"]
-        self._metrics = checkpoint["launcher"]["metrics"]
-
-    def _between_steps(self, trainer: Trainer) -> None:
-        """Save if it is time to, leave if all ranks agreed to.
-
-        Raises:
-            Stopped: the checkpoint is written; leave.
-        """
-        agreed = self._agreement.ask(save=self._time_is_up())
-        self._stop = self._stop or agreed.stop
-        self._save = self._save or agreed.save or self._steps_are_up(trainer.global_step)
-        if not (self._stop or self._save) or _is_accumulating(trainer):
-            return
-        self.save(trainer, complete=False)
-        if self._stop:
-            self._report(trainer, "train", left=signal.Signals(self._stop).name)
-            raise Stopped
-
-    def save(self, trainer: Trainer, *, complete: bool) -> None:
-        """Collective. Write a checkpoint, unless there is one of this step.
-
-        Args:
-            complete: training has reached its end.
-        """
-        step, self._save = trainer.global_step, False
-        if step == self._saved_step:
-            return
-        trainer.should_stop = trainer.should_stop or complete
-        path = checkpoint_path(step, self._place.attempt)
-        trainer.save_checkpoint(f"{self._run.storage.root}/{path}", weights_only=False)
-        self._saved_step, self._saved_at = step, time.monotonic()
-        if self._place.rank == 0:
-            manifest = Manifest(
-                step=step,
-                epoch=trainer.current_epoch,
-                attempt=self._place.attempt,
-                world_size=self._place.world_size,
-                precision=str(trainer.precision),
-                bytes=self._io.bytes,
-                sha256=self._io.sha256,
-                complete=complete,
-            )
-            commit(self._run, path, manifest, self._policy.keep_last)
-
     def metrics(self, trainer: Trainer) -> dict[str, float | None]:
         """The last value of everything that was logged; None where it is not finite (JSON has no NaN)."""
         for name, value in trainer.callback_metrics.items():
             self._metrics[name] = float(value) if math.isfinite(value) else None
         return dict(self._metrics)
-
-    def close(self) -> None:
-        if self._heartbeat:
-            self._heartbeat.close()
-
-    def _time_is_up(self) -> bool:
-        """By rank 0's clock alone; the agreement spreads its word."""
-        due = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
-        return due and self._place.rank == 0
-
-    def _steps_are_up(self, step: int) -> bool:
-        every = self._policy.every_n_steps
-        return every is not None and step // every > self._saved_step // every
 
     def _report(self, trainer: Trainer, stage: str, **more: Any) -> None:
         if self._heartbeat:
@@ -187,10 +146,140 @@ class Session(Callback):
                 **more,
             )
 
+    def close(self) -> None:
+        if self._heartbeat:
+            self._heartbeat.close()
 
-def _is_accumulating(trainer: Trainer) -> bool:
-    """Gradients are half-way to the next optimizer step; they are not in a checkpoint."""
-    return bool(trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches)
+    # -- saving and leaving
+
+    def _between_steps(self, trainer: Trainer) -> None:
+        """Save if it is time to, leave if all ranks agreed to.
+
+        Raises:
+            Stopped: the checkpoint is written; leave.
+        """
+        agreed = self._between.ask(save=self._time_is_up())
+        self._stop = self._stop or agreed.stop
+        self._save = self._save or agreed.save or self._steps_are_up(trainer.global_step)
+        if (self._stop or self._save) and self._is_at_rest(trainer):
+            self.save(trainer, complete=False)
+            if self._stop:
+                self._leave(trainer, "train")
+
+    def _is_at_rest(self, trainer: Trainer) -> bool:
+        """Nothing has begun that a checkpoint does not hold: no epoch, and no gradients that wait for the next step."""
+        if not loops.in_epoch(trainer):
+            return True
+        done = loops.batches_done(trainer)
+        if not trainer.lightning_module.automatic_optimization:
+            return done > 0 and trainer.global_step > self._step_begun_at
+        return done > 0 and done % trainer.accumulate_grad_batches == 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_evaluation(trainer, sum(trainer.fit_loop.epoch_loop.val_loop.max_batches))
+        if trainer.sanity_checking or not self._batches_to_ask:
+            return
+        self._rank_state = accumulators.collect(trainer)
+        if _swaps_for_validation(trainer):
+            self._before_validation = copy.deepcopy(self._dump(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._rank_state = self._before_validation = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, "test")
+        self._begin_evaluation(trainer, sum(trainer.test_loop.max_batches))
+
+    def _begin_evaluation(self, trainer: Trainer, batches: float) -> None:
+        """Ranks may have different numbers of batches, and ask one another only while all have one."""
+        countable = 0 if trainer.sanity_checking or math.isinf(batches) else int(batches)
+        self._batches_to_ask = smallest(countable, self._group)
+
+    def _within_evaluation(self, trainer: Trainer) -> None:
+        """Leave a validation or a test if all ranks agreed to.
+
+        Raises:
+            Stopped: the state from before the validation is written; leave. (After training there is nothing to write.)
+        """
+        if self._batches_to_ask == 0:
+            return
+        self._batches_to_ask -= 1
+        self._stop = self._stop or self._within.ask(save=False).stop
+        if self._stop:
+            if is_fitting(trainer):
+                self._write(trainer, self._before_validation or self._dump(trainer), complete=False)
+            self._leave(trainer, "validate" if is_fitting(trainer) else "test")
+
+    def _leave(self, trainer: Trainer, stage: str) -> None:
+        self._report(trainer, stage, left=signal.Signals(self._stop).name)
+        raise Stopped
+
+    def save(self, trainer: Trainer, *, complete: bool) -> None:
+        """Collective. Write a checkpoint, unless there is one of this step.
+
+        Args:
+            complete: training has reached its end.
+        """
+        self._save = False
+        if trainer.global_step != self._saved_step:
+            trainer.should_stop = trainer.should_stop or complete
+            self._write(trainer, self._dump(trainer), complete=complete)
+
+    def _dump(self, trainer: Trainer) -> dict[str, Any]:
+        return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Collective. Add what Lightning leaves out."""
+        validation_due = self._rank_state is not None
+        state = self._rank_state or accumulators.collect(trainer)
+        state["streams"] = self._loaders.states(trainer, validation_due=validation_due)
+        ranks: list[Any] = [state]
+        if self._group is not None:
+            ranks = [None] * self._place.world_size
+            dist.all_gather_object(ranks, state, group=self._group)
+        if validation_due:
+            loops.before_validation(checkpoint["loops"])
+        checkpoint["launcher"] = {
+            "should_stop": trainer.should_stop,
+            "metrics": self.metrics(trainer),
+            "validation_due": validation_due,
+            "ranks": ranks,
+        }
+
+    def _write(self, trainer: Trainer, checkpoint: dict[str, Any], *, complete: bool) -> None:
+        step, path = trainer.global_step, checkpoint_path(trainer.global_step, self._place.attempt)
+        trainer.strategy.save_checkpoint(checkpoint, f"{self._run.storage.root}/{path}")
+        trainer.strategy.barrier("launcher.save")
+        self._saved_step, self._saved_at = step, time.monotonic()
+        if self._place.rank == 0:
+            manifest = Manifest(
+                step=step,
+                epoch=trainer.current_epoch,
+                attempt=self._place.attempt,
+                world_size=self._place.world_size,
+                precision=str(trainer.precision),
+                bytes=self._io.bytes,
+                sha256=self._io.sha256,
+                complete=complete,
+            )
+            commit(self._run, path, manifest, self._policy.keep_last)
+
+    def _time_is_up(self) -> bool:
+        """By rank 0's clock alone; the agreement spreads its word."""
+        due = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
+        return due and self._place.rank == 0
+
+    def _steps_are_up(self, step: int) -> bool:
+        every = self._policy.every_n_steps
+        return every is not None and step // every > self._saved_step // every
+
+
+def _swaps_for_validation(trainer: Trainer) -> bool:
+    """Whether somebody may have put other weights in the model for a validation, as weight averaging does."""
+    hooks = ("on_validation_start", "on_validation_epoch_start")
+    theirs = [one for one in trainer.callbacks if not isinstance(one, Session)]  # type: ignore[attr-defined]
+    of_callbacks = any(is_overridden(hook, one, Callback) for hook in hooks for one in theirs)
+    return of_callbacks or any(is_overridden(hook, trainer.lightning_module) for hook in hooks)
 
 
 def _own_signals(trainer: Trainer) -> None:

@@ -36,6 +36,15 @@ class Agreed(NamedTuple):
     save: bool
 
 
+def control_group(world_size: int) -> Any:
+    """Collective. A process group on the CPU, which waits for no accelerator; None if there is one rank only."""
+    if world_size == 1:
+        return None
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo")
+
+
 class Agreement:
     """Lets all ranks take the same decision at the same step.
 
@@ -44,16 +53,11 @@ class Agreement:
     ranks, so they meet again without any clock in common, and most steps cost nothing.
     """
 
-    def __init__(self, flag: StopFlag, world_size: int) -> None:
-        self._flag = flag
-        self._world_size = world_size
+    def __init__(self, flag: StopFlag, group: Any) -> None:
+        self._flag, self._group = flag, group
         self._steps_left = 1
         self._interval = 1
         self._since = time.monotonic()
-        if world_size > 1:
-            import torch.distributed as dist
-
-            self._group: Any = dist.new_group(backend="gloo")
 
     def ask(self, *, save: bool) -> Agreed:
         """Collective: every rank, every step.
@@ -61,7 +65,7 @@ class Agreement:
         Args:
             save: this rank holds that a checkpoint is due; one is enough.
         """
-        if self._world_size == 1:
+        if self._group is None:
             return Agreed(self._flag.signal, save)
         self._steps_left -= 1
         if self._steps_left > 0:
@@ -78,3 +82,15 @@ class Agreement:
         self._interval = self._steps_left = -interval
         self._since = time.monotonic()
         return Agreed(stop, bool(due))
+
+
+def smallest(number: int, group: Any) -> int:
+    """Collective: the smallest of all ranks' numbers."""
+    if group is None:
+        return number
+    import torch
+    import torch.distributed as dist
+
+    numbers = torch.tensor([number])
+    dist.all_reduce(numbers, op=dist.ReduceOp.MIN, group=group)
+    return int(numbers)

@@ -34,7 +34,7 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
         trainer = build_trainer(spec, place, io, session)
         session.attach(trainer, computed_type(trainer))
         path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None
-        trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=False)
+        trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
         session.save(trainer, complete=True)
         session.metrics(trainer)  # before the test clears them
         if _can_test(model, data):

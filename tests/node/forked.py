@@ -137,3 +137,14 @@ def same_weights(one: Run, other: Run) -> bool:
     """Bit for bit, over everything in the state dict."""
     a, b = last_checkpoint(one)["state_dict"], last_checkpoint(other)["state_dict"]
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit for bit, over all tensors and values within."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)

@@ -1,16 +1,25 @@
 """The loader that enters an epoch at any batch, without a trainer."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    get_worker_info,
+)
 from torch.utils.data.distributed import DistributedSampler
 
-from launcher.node.data import ExactLoader, Position, protected
+from launcher.errors import LauncherError
+from launcher.node.data import ExactLoader, NotResumable, Position, require_resumable
 from launcher.node.seeding import mix, seed_all
 
 
@@ -25,7 +34,7 @@ class Drawing(Dataset[Any]):
 
 
 def exact(loader: Any, epoch: int = 0, done: int = 0, seed: int = 1) -> ExactLoader:
-    return ExactLoader(loader, seed=seed, position=lambda: Position(epoch, done), between_steps=lambda: None)
+    return ExactLoader(loader, lambda: Position(mix(seed, epoch), mix(seed, epoch, "rank 0"), epoch, done))
 
 
 def drawn(loader: ExactLoader) -> list[Any]:
@@ -92,16 +101,22 @@ def test_any_iterable_is_read_up_to_the_position() -> None:
     assert list(exact([1, 2, 3, 4], done=2)) == [3, 4]
 
 
-def test_it_calls_back_before_each_batch_and_not_after_the_last_one_that_is_asked_for() -> None:
+def test_it_calls_back_before_each_batch_of_a_pass_but_the_first() -> None:
     log: list[Any] = []
-    loader = ExactLoader(
-        ["a", "b"], seed=0, position=lambda: Position(0, 0), between_steps=lambda: log.append("between")
-    )
+    loader = ExactLoader(["a", "b"], lambda: Position(0, 0, 0, 0), lambda: log.append("between"))
     batches = iter(loader)
     log.append(next(batches))
     log.append(next(batches))
 
-    assert log == ["between", "a", "between", "b"]
+    assert log == ["a", "between", "b"]
+
+
+def test_ranks_draw_other_numbers_for_the_samples_of_one_order() -> None:
+    data = DataLoader(Drawing(), 4, shuffle=True)
+    one, other = (drawn(ExactLoader(data, lambda rank=rank: Position(1, rank, 0, 0))) for rank in (5, 6))
+
+    assert [batch[0] for batch in one] == [batch[0] for batch in other]
+    assert all(a[1] != b[1] for a, b in zip(one, other, strict=True))
 
 
 def test_a_dataset_that_fetches_whole_batches_still_may() -> None:
@@ -140,7 +155,7 @@ def test_workers_ignore_the_stop_signals() -> None:
         def __getitem__(self, index: int) -> Any:
             return [int(signal.getsignal(number) == signal.SIG_IGN) for number in (15, 12, 2)]
 
-    batch = next(iter(protected(DataLoader(Handlers(), 1, num_workers=1))))
+    batch = next(iter(exact(DataLoader(Handlers(), 1, num_workers=1))))
 
     assert [int(flag) for flag in batch] == [1, 1, 1]
 
@@ -148,3 +163,107 @@ def test_workers_ignore_the_stop_signals() -> None:
 def test_mix_is_the_same_everywhere_and_depends_on_each_part() -> None:
     assert mix(1, "order", 2) == mix(1, "order", 2) == 1671847539343688486
     assert len({mix(1, 2), mix(2, 1), mix(12), mix("1", 2), mix(1, 2, 0)}) == 5
+
+
+class Numbers(IterableDataset[Any]):
+    """Counts up; each worker has its own share, of another length. Each item comes with a random number."""
+
+    def __init__(self, length: int = 30) -> None:
+        self.length, self.at = length, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        while self.at < self.length // workers + 3 * worker:
+            self.at += 1
+            yield worker * 1000 + self.at, torch.rand(()).item()
+        self.at = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
+
+
+@pytest.mark.parametrize("batch_size", [4, None])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("done", [1, 2, 5, 7])
+def test_a_stream_goes_on_where_its_state_says(workers: int, done: int, batch_size: int | None) -> None:
+    def loader(start: int) -> ExactLoader:
+        return exact(DataLoader(Numbers(), batch_size, num_workers=workers), done=start)
+
+    whole = loader(0)
+    batches = [next(whole_pass) for whole_pass in [iter(whole)] for _ in range(done)]
+    state = whole.stream_state(done)
+    resumed = loader(done)
+    resumed.resume_stream(state)
+
+    as_lists = [[torch.as_tensor(column).tolist() for column in batch] for batch in (*batches, *resumed)]
+    assert as_lists == [[torch.as_tensor(column).tolist() for column in batch] for batch in loader(0)]
+
+
+def test_without_workers_a_stream_goes_on_from_pass_to_pass() -> None:
+    loader = exact(DataLoader(Numbers(1000), 4))
+    first_pass = iter(loader)
+    seen = [next(first_pass)[0].tolist() for _ in range(2)]
+    other = exact(DataLoader(Numbers(1000), 4))
+    other.resume_stream(loader.stream_state(0))
+
+    assert seen == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert next(iter(loader))[0].tolist() == next(iter(other))[0].tolist() == [9, 10, 11, 12]
+
+
+def test_a_stream_with_another_number_of_workers_is_refused() -> None:
+    loader = exact(DataLoader(Numbers(), 4, num_workers=2))
+    next(iter(loader))
+    other = exact(DataLoader(Numbers(), 4))
+    other.resume_stream(loader.stream_state(1))
+
+    with pytest.raises(LauncherError, match="have left it"):
+        next(iter(other))
+
+
+class Endless(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(100))
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (DataLoader(Endless(), 4), "the IterableDataset Endless cannot be saved. Add `state_dict"),
+        (DataLoader(Numbers(), 4, num_workers=1, persistent_workers=True), "set persistent_workers=False"),
+        (zip("ab", "cd", strict=True), "the position of a zip cannot be saved; add `state_dict"),
+    ],
+)
+def test_what_cannot_be_resumed_is_refused_with_what_to_add(loader: Any, message: str) -> None:
+    with pytest.raises(NotResumable, match=message):
+        require_resumable(loader, "train_dataloader")
+
+
+def test_a_loader_with_a_state_of_its_own_is_put_back_to_it() -> None:
+    class Own:
+        def __init__(self) -> None:
+            self.at = 0
+
+        def __iter__(self) -> Iterator[int]:
+            while self.at < 10:
+                self.at += 1
+                yield self.at
+
+        def state_dict(self) -> dict[str, int]:
+            return {"at": self.at}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.at = state["at"]
+
+    require_resumable(Own(), "train_dataloader")
+    loader = exact(Own())
+    batches = iter(loader)
+    drawn_ahead = [next(batches) for _ in range(5)]
+    other = exact(Own(), done=3)
+    other.resume_stream(loader.stream_state(3))
+
+    assert drawn_ahead == [1, 2, 3, 4, 5]
+    assert list(other) == [4, 5, 6, 7, 8, 9, 10]

@@ -165,9 +165,22 @@ def test_the_users_own_error_ends_the_run_and_names_rank_and_exception(launch: T
     assert len(run.ledger.refresh().attempts) == 1
 
 
-def test_an_iterable_dataset_goes_on_where_it_was(launch: Training) -> None:
-    spec = {**SPEC, "data": {"class_path": "toys.StreamData"}, "resources": {"tasks_per_node": 1}}
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_where_it_was(launch: Training, workers: int) -> None:
+    data = {"class_path": "toys.StreamData", "init_args": {"num_workers": workers}}
+    spec = {**SPEC, "data": data, "resources": {"tasks_per_node": 1}}
     untouched = launch.run(spec, "untouched")
-    torn = launch.run(calling(spec, "Signal", at=[3, 15], number="SIGTERM"), "torn")
+    torn = launch.run(calling(spec, "Signal", at=[3, 7, 15], number="SIGTERM"), "torn")
+    killed = launch.run(calling(spec, "Signal", at=[3, 11, 12], number="SIGKILL"), "killed")
 
+    assert last_checkpoint(untouched)["global_step"] == 24
     assert same_weights(untouched, torn)
+    assert same_weights(untouched, killed)
+
+
+def test_a_stream_that_does_not_say_where_it_stands_is_refused_with_what_to_add(launch: Training) -> None:
+    run = launch.create({**SPEC, "data": {"class_path": "toys.BlindData"}})
+    ended = launch.drive(run)
+
+    assert ended.state == "failed"
+    assert "train_dataloader: the position of the IterableDataset Blind cannot be saved. Add `state_" in ended.reason

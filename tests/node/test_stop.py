@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from launcher.node.stop import Agreed, Agreement, StopFlag
+from launcher.node.stop import Agreed, Agreement, StopFlag, control_group
 
 
 def ranks(world: int, folder: Path, body: Callable[[int, Agreement, StopFlag], Any]) -> list[str]:
@@ -23,7 +23,7 @@ def ranks(world: int, folder: Path, body: Callable[[int, Agreement, StopFlag], A
                 dist.init_process_group("gloo", rank=rank, world_size=world, store=store)
                 flag = StopFlag()
                 flag.install()
-                result = body(rank, Agreement(flag, world), flag)
+                result = body(rank, Agreement(flag, control_group(world)), flag)
                 (folder / f"rank-{rank}").write_text(repr(result))
             finally:
                 os._exit(0)
@@ -76,7 +76,7 @@ def test_most_steps_ask_nobody(tmp_path: Path) -> None:
 
 def test_a_single_rank_needs_no_group() -> None:
     flag = StopFlag()
-    agreement = Agreement(flag, 1)
+    agreement = Agreement(flag, None)
 
     assert agreement.ask(save=True) == Agreed(0, True)
     flag.signal = signal.SIGTERM

@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torchmetrics import CatMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 
 class NoisyDataset(Dataset[tuple[Tensor, Tensor, int]]):
@@ -95,6 +98,124 @@ class Raise(Callback):
             raise ValueError("no such luck")
 
 
+class Interrupt(Callback):
+    """Sends a signal to some ranks' own processes at a place in the training, once in the life of a run.
+
+    Places: `first step`, `mid-epoch`, `last batch`, `epoch end` (between the last batch and the hooks of others),
+    `validation` (the one after the first epoch, or within it), `save`, `test`.
+    """
+
+    def __init__(self, place: str, number: str = "SIGKILL", ranks: list[int] | None = None) -> None:
+        self.place, self.number, self.ranks = place, getattr(signal, number), ranks
+
+    def at(self, trainer: Trainer, place: str) -> None:
+        if place != self.place or (self.ranks is not None and trainer.global_rank not in self.ranks):
+            return
+        fired = Path(os.environ["LAUNCHER_RUN_DIR"]) / f"fired-{place}-{trainer.global_rank}"
+        if not fired.exists():
+            fired.touch()
+            os.kill(os.getpid(), self.number)
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == 0:
+            self.at(trainer, "first step")
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        batch, batches = trainer.fit_loop.total_batch_idx + 1, int(trainer.num_training_batches)
+        if batch == batches + batches // 2 - 1:
+            self.at(trainer, "mid-epoch")
+        if batch == batches:
+            self.at(trainer, "last batch")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.at(trainer, "epoch end")
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, idx: int, *_: Any
+    ) -> None:
+        if not trainer.sanity_checking and idx == 1:
+            self.at(trainer, "validation")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.global_step >= 8:
+            self.at(trainer, "save")
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.at(trainer, "test")
+
+
+class Full(LightningModule):
+    """Dropout, batch norm, and every way to accumulate over an epoch; schedulers and optimizers as the test asks."""
+
+    def __init__(self, scheduler: str | None = None, optimizers: int = 1, manual: bool = False, every: int = 1) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2))
+        self.other = nn.Linear(16, 2)
+        self.accuracy = MulticlassAccuracy(2)
+        self.unlogged = MulticlassAccuracy(2)
+        self.collection = MetricCollection([MulticlassAccuracy(2, average="micro"), MulticlassF1Score(2)], prefix="c_")
+        self.scores = CatMetric()
+        self.automatic_optimization = not manual
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        x, y, _ = batch
+        logits = self.net(x) + self.other(x)
+        loss = nn.functional.cross_entropy(logits, y)
+        self.accuracy(logits, y)
+        self.unlogged.update(logits, y)
+        self.collection.update(logits, y)
+        self.scores.update(loss.detach())
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
+        self.log("largest", loss, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True)
+        self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
+        if batch_idx == 2:  # not in each batch
+            self.log("rarely", loss, on_step=False, on_epoch=True, sync_dist=True)
+        if self.automatic_optimization:
+            return loss
+        optimizers = self.optimizers()
+        every = self.hparams["every"]
+        self.manual_backward(loss / every)
+        if (batch_idx + 1) % every == 0:
+            for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+                optimizer.step()
+                optimizer.zero_grad()
+        return None
+
+    def on_train_epoch_end(self) -> None:
+        self.log("unlogged", self.unlogged.compute(), sync_dist=True)
+        self.log("scores", self.scores.compute().mean(), sync_dist=True)
+        self.log_dict(self.collection.compute(), sync_dist=True)
+        for metric in (self.unlogged, self.scores, self.collection):
+            metric.reset()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y, _ = batch
+        self.log("val_loss", nn.functional.cross_entropy(self.net(x) + self.other(x), y), sync_dist=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        x, y, _ = batch
+        self.log("test_loss", nn.functional.cross_entropy(self.net(x) + self.other(x), y), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.parameters(), 1e-2)]
+        if self.hparams["optimizers"] == 2:
+            optimizers = [torch.optim.Adam(self.net.parameters(), 1e-2), torch.optim.SGD(self.other.parameters(), 1e-2)]
+        match self.hparams["scheduler"]:
+            case "step":
+                schedule = torch.optim.lr_scheduler.OneCycleLR(optimizers[0], 3e-2, total_steps=40)
+                return optimizers, [{"scheduler": schedule, "interval": "step"}]
+            case "epoch":
+                return optimizers, [torch.optim.lr_scheduler.StepLR(optimizers[0], 1, 0.5)]
+            case "plateau":
+                plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizers[0], patience=0, threshold=0.5)
+                return optimizers, [{"scheduler": plateau, "monitor": "val_loss"}]
+            case "plateau on loss_epoch":
+                plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizers[0], patience=0, threshold=0.5)
+                return optimizers, [{"scheduler": plateau, "monitor": "loss_epoch"}]
+        return optimizers
+
+
 class DiesInTest(Classifier):
     """Killed in its first test; what it had trained must not be trained again."""
 
@@ -108,14 +229,49 @@ class DiesInTest(Classifier):
 
 
 class Stream(IterableDataset[tuple[Tensor, Tensor, int]]):
+    """96 samples, of which each worker has its share; says where it stands."""
+
+    def __init__(self) -> None:
+        self.at = 0
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        data = NoisyDataset(96)
-        return ((data.x[i], data.y[i], i) for i in range(96))
+        data, info = NoisyDataset(96), get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        while self.at * workers + worker < 96:
+            index = self.at * workers + worker
+            self.at += 1
+            yield data[index]
+        self.at = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
 
 
 class StreamData(NoisyData):
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(Stream(), 8)
+        return DataLoader(Stream(), 8, num_workers=self.num_workers)
+
+
+class Blind(IterableDataset[Any]):
+    """Does not say where it stands."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(NoisyDataset(96))
+
+
+class BlindData(NoisyData):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Blind(), 8)
+
+
+class Schedule(GradientAccumulationScheduler):
+    """JSON has no numbers for keys."""
+
+    def __init__(self, scheduling: dict[str, int]) -> None:
+        super().__init__({int(epoch): factor for epoch, factor in scheduling.items()})
 
 
 class Holder:

@@ -1,0 +1,109 @@
+"""What a rank has accumulated within an epoch and Lightning's checkpoints leave out: logged values and metric states.
+
+Each rank has its own; a checkpoint holds those of all ranks.
+"""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
+from torchmetrics import Metric, MetricCollection
+
+RankState = dict[str, Any]
+"""Plain values and tensors on the CPU."""
+
+_META = (
+    *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch"),
+    *("enable_graph", "add_dataloader_idx", "dataloader_idx", "metric_attribute"),
+)
+_LOGGED = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+
+
+def collect(trainer: Trainer) -> RankState:
+    """This rank's state, copied. Between two steps or before a validation."""
+    model = trainer.lightning_module
+    return {
+        "results": [_result(model, one) for one in trainer.fit_loop.epoch_loop._results.values() if not one.has_reset],
+        "metrics": {name: _metric(one) for name, one in _metrics(model)},
+        "logged": {name: _copied(getattr(trainer._logger_connector, name)) for name in _LOGGED},
+    }
+
+
+def restore(trainer: Trainer, state: RankState) -> None:
+    """Put a rank's state back, once the trainer has moved the model and reset its own results."""
+    model = trainer.lightning_module
+    results = trainer.fit_loop.epoch_loop._results
+    for saved in state["results"]:
+        results[saved["key"]] = _as_result(trainer, saved)
+    for name, metric in _metrics(model):
+        if name in state["metrics"]:
+            _restore_metric(metric, state["metrics"][name])
+    for name in _LOGGED:
+        values = getattr(trainer._logger_connector, name)
+        for key, value in state["logged"][name].items():
+            values[key] = value.to(model.device) if isinstance(value, torch.Tensor) else value
+    if state["results"]:
+        # Not the first batch of an epoch: Lightning would reset the values at the first `self.log`.
+        trainer._logger_connector._first_loop_iter = True
+
+
+def _result(model: LightningModule, result: _ResultMetric) -> dict[str, Any]:
+    meta = result.meta
+    key = f"{meta.fx}.{meta.name}"  # a training loop has no dataloader_idx
+    saved: dict[str, Any] = {name: getattr(meta, name) for name in _META}
+    saved |= {"key": key, "reduce_fx": meta.reduce_fx.__name__, "is_tensor": result.is_tensor}
+    saved |= {"sync": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only}
+    saved["updates"] = result._update_count
+    if result.is_tensor:
+        saved["value"] = _copied(result.value)
+        if meta.is_mean_reduction:
+            saved["cumulated_batch_size"] = _copied(result.cumulated_batch_size)
+    return saved
+
+
+def _as_result(trainer: Trainer, saved: dict[str, Any]) -> _ResultMetric:
+    meta = _Metadata(**{name: saved[name] for name in _META}, reduce_fx=getattr(torch, saved["reduce_fx"]))
+    # As LightningModule.log makes it: at the next call Lightning compares the two.
+    meta.sync = _Sync(
+        _should=saved["sync"], fn=trainer.strategy.reduce, _group=None, rank_zero_only=saved["rank_zero_only"]
+    )
+    result = _ResultMetric(meta, saved["is_tensor"])
+    if saved["is_tensor"]:
+        result.value = saved["value"]
+        if meta.is_mean_reduction:
+            result.cumulated_batch_size = saved["cumulated_batch_size"]
+        result.to(trainer.lightning_module.device)
+    elif saved["metric_attribute"]:
+        result.value = trainer.lightning_module.get_submodule(saved["metric_attribute"])
+    result._update_count = saved["updates"]
+    return result
+
+
+def _metrics(model: LightningModule) -> list[tuple[str, Metric]]:
+    modules = list(model.named_modules())
+    for _, module in modules:
+        if isinstance(module, MetricCollection):
+            module.values(copy_state=True)  # metrics that share a state have it only while they are looked at
+    return [(name, module) for name, module in modules if isinstance(module, Metric)]
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    states = {name: _copied(getattr(metric, name)) for name in metric._defaults}
+    return {"updates": metric._update_count, "states": states}
+
+
+def _restore_metric(metric: Metric, saved: dict[str, Any]) -> None:
+    for name, value in saved["states"].items():
+        moved = [one.to(metric.device) for one in value] if isinstance(value, list) else value.to(metric.device)
+        setattr(metric, name, moved)
+    metric._update_count = saved["updates"]
+    metric._computed = None
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value
