@@ -37,6 +37,8 @@ class Manifest:
     sha256: str
     complete: bool
     """Training has reached its end with this checkpoint."""
+    curves: dict[str, Any] | None = None
+    """How far the loggers' files reached: what stands beyond is written again."""
     format: int = FORMAT
 
 

@@ -26,6 +26,7 @@ def collect(trainer: Trainer) -> RankState:
     return {
         "results": [_result(model, one) for one in trainer.fit_loop.epoch_loop._results.values() if not one.has_reset],
         "metrics": {name: _metric(one) for name, one in _metrics(model)},
+        "seen": dict(trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader),  # x of validation steps
         "logged": {name: _copied(getattr(trainer._logger_connector, name)) for name in _LOGGED},
     }
 
@@ -39,6 +40,7 @@ def restore(trainer: Trainer, state: RankState) -> None:
     for name, metric in _metrics(model):
         if name in state["metrics"]:
             _restore_metric(metric, state["metrics"][name])
+    trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader.update(state["seen"])
     for name in _LOGGED:
         values = getattr(trainer._logger_connector, name)
         for key, value in state["logged"][name].items():

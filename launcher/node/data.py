@@ -6,7 +6,6 @@ has a position that counters cannot give back; `streams.py` keeps it.
 """
 
 import copy
-import multiprocessing
 import os
 import signal
 from collections import deque
@@ -15,6 +14,7 @@ from itertools import count, islice
 from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch.multiprocessing import get_start_method
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from launcher.diagnosis import STOP_SIGNALS
@@ -240,7 +240,7 @@ class _WorkerInit:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         context = loader.multiprocessing_context
-        method = multiprocessing.get_start_method() if context is None else context.get_start_method()
+        method = get_start_method() if context is None else context.get_start_method()
         # A server that forks workers is their parent, and dies with the rank by itself.
         self._parent = None if method == "forkserver" else os.getpid()
         self._then = loader.worker_init_fn

@@ -22,6 +22,7 @@ from launcher.node.checkpoint import DurableCheckpointIO, commit
 from launcher.node.environment import Place
 from launcher.node.heartbeat import Heartbeat
 from launcher.node.loaders import Loaders, is_fitting
+from launcher.node.curves import Curves
 from launcher.node.plain import plain
 from launcher.node.seeding import mix, seed_all
 from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
@@ -45,14 +46,24 @@ class Session(Callback):
         self._batches_to_ask = 0
         self._rank_state: accumulators.RankState | None = None
         self._before_validation: dict[str, Any] | None = None
+        self._curves: Curves | None = None
+        self._curves_before_validation: dict[str, Any] | None = None
         self._heartbeat = Heartbeat(run, place.attempt) if place.rank == 0 else None
         self._compute = ""
         self._total_steps: int | None = None
         self._metrics: dict[str, float | None] = {}
 
-    def attach(self, trainer: Trainer, compute: str) -> None:
-        """Take the places in the trainer that are the launcher's."""
+    def attach(self, trainer: Trainer, compute: str, curves: dict[str, Any] | None) -> None:
+        """Take the places in the trainer that are the launcher's.
+
+        Args:
+            compute: the type that the precision really computes in.
+            curves: how far the loggers' files reached at the checkpoint; None: the attempt begins at the beginning.
+        """
         self._compute = compute
+        if self._place.rank == 0:
+            self._curves = Curves(trainer.loggers, self._run)
+            self._curves.rewind(curves)
         _own_signals(trainer)
         self._loaders = Loaders(self._seed, self._place.rank, lambda: self._between_steps(trainer))
         self._loaders.attach(trainer)
@@ -179,6 +190,7 @@ class Session(Callback):
         self._begin_evaluation(trainer, sum(trainer.fit_loop.epoch_loop.val_loop.max_batches))
         if trainer.sanity_checking or not self._batches_to_ask:
             return
+        self._curves_before_validation = self._curves.mark() if self._curves else None
         self._rank_state = accumulators.collect(trainer)
         if _swaps_for_validation(trainer):
             self._before_validation = copy.deepcopy(self._dump(trainer))
@@ -251,7 +263,8 @@ class Session(Callback):
         trainer.strategy.save_checkpoint(checkpoint, f"{self._run.storage.root}/{path}")
         trainer.strategy.barrier("launcher.save")
         self._saved_step, self._saved_at = step, time.monotonic()
-        if self._place.rank == 0:
+        if self._curves:
+            validation_due = checkpoint["launcher"]["validation_due"]
             manifest = Manifest(
                 step=step,
                 epoch=trainer.current_epoch,
@@ -261,6 +274,7 @@ class Session(Callback):
                 bytes=self._io.bytes,
                 sha256=self._io.sha256,
                 complete=complete,
+                curves=self._curves_before_validation if validation_due else self._curves.mark(),
             )
             commit(self._run, path, manifest, self._policy.keep_last)
 

@@ -6,15 +6,13 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import Logger
 
 from launcher.node.checkpoint import DurableCheckpointIO
 from launcher.node.environment import Place
 from launcher.node.instantiate import CannotInstantiate, instantiate
+from launcher.node.loggers import as_list, build_loggers
 from launcher.node.precision import precision_arguments
 from launcher.spec import JobSpec
-
-TENSORBOARD = "tensorboard"
 
 
 class LauncherEnvironment(ClusterEnvironment):
@@ -92,9 +90,9 @@ def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session:
         for name in ("callbacks", "strategy", "profiler", "plugins")
     }
     precision = precision_arguments(given.pop("precision", "32-true"), place.accelerator)
-    callbacks = [*([session] if session else []), *_as_list(objects["callbacks"])]
-    plugins = [LauncherEnvironment(place), io, *precision.pop("plugins", []), *_as_list(objects["plugins"])]
-    logger = _loggers(given.pop("logger", True), place.run_dir)
+    callbacks = [*([session] if session else []), *as_list(objects["callbacks"])]
+    plugins = [LauncherEnvironment(place), io, *precision.pop("plugins", []), *as_list(objects["plugins"])]
+    logger = build_loggers(given.pop("logger", True), place.run_dir)
     try:
         return Trainer(
             **{"enable_progress_bar": False, **given},
@@ -112,22 +110,3 @@ def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session:
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise CannotInstantiate(f"trainer: {error}") from error
-
-
-def _loggers(described: Any, run_dir: str) -> list[Logger] | bool:
-    """TensorBoard unless the spec says otherwise; whatever writes files writes them into the run directory."""
-    if described is False:
-        return False
-    if described in (True, None):
-        described = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger"}
-    inside = {"save_dir": run_dir, "name": TENSORBOARD, "version": ""}
-    loggers: list[Logger] = []
-    for index, one in enumerate(_as_list(described)):
-        key = "trainer.logger" if len(_as_list(described)) == 1 else f"trainer.logger.{index}"
-        named = inside if one["class_path"].endswith("TensorBoardLogger") else {"save_dir": run_dir}
-        loggers.append(instantiate(one, key, **named))
-    return loggers
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]

@@ -5,6 +5,7 @@ import time
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from launcher.checkpoints import read_manifest
 from launcher.ledger import FORMAT
 from launcher.node.checkpoint import DurableCheckpointIO
 from launcher.node.environment import Place
@@ -32,7 +33,8 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
     try:
         model, data = build_model_and_data(spec)
         trainer = build_trainer(spec, place, io, session)
-        session.attach(trainer, computed_type(trainer))
+        curves = read_manifest(run.storage, attempt.resumes_from).curves if attempt.resumes_from else None
+        session.attach(trainer, computed_type(trainer), curves)
         path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None
         trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
         session.save(trainer, complete=True)
