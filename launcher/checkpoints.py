@@ -9,12 +9,13 @@ an event of the ledger names it.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from launcher.errors import Fenced
+from launcher.errors import Fenced, UsageError
 from launcher.ledger import FORMAT, CheckpointSaved, CheckpointsDropped, RunState
 from launcher.run import Run
 from launcher.storage import Storage
@@ -105,6 +106,39 @@ def prune(run: Run, attempt: int, keep_last: int) -> None:
     run.ledger.append_while(newest_attempt(attempt), dropped)
     for path in surplus:
         run.storage.delete(path.removesuffix(f"/{FILE}"))
+
+
+def adopt(run: Run, source: Run, step: int | None) -> int:
+    """Have a new run begin with a copy of another run's checkpoint.
+
+    Args:
+        step: of the checkpoint; None: the newest that is whole.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        UsageError: there is none, or none of this step, that is whole.
+    """
+    bad = []
+    for saved in reversed(in_order(source.ledger.refresh())):
+        if step is not None and saved.step != step:
+            continue
+        try:
+            manifest = verify(source.storage, saved.path)
+        except BadCheckpoint as problem:
+            bad.append(f"step {saved.step}: {problem}")
+            continue
+        path = checkpoint_path(saved.step, 0)
+        with source.storage.open(saved.path) as given, run.storage.writer(path) as taken:
+            shutil.copyfileobj(given, taken, _CHUNK)
+        write_manifest(run.storage, path, replace(manifest, attempt=0, complete=False, curves=None))
+        event = replace(saved, attempt=0, path=path, complete=False)
+        run.ledger.append(event, after=run.ledger.refresh().version)
+        return saved.step
+    steps = ", ".join(str(saved.step) for saved in in_order(source.ledger.refresh())) or "none"
+    wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+    raise UsageError(f"{source.id} has {wanted} that is whole; there are: {steps}" + "".join(f"; {one}" for one in bad))
 
 
 def in_order(state: RunState) -> list[CheckpointSaved]:

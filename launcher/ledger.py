@@ -60,6 +60,10 @@ class AttemptResumes:
     step: int
     path: str | None
     """Checkpoint file, relative to the run directory; None: from the beginning."""
+    complete: bool = False
+    """Training has ended there: what is left is the test, unless the spec has been changed."""
+    changed: bool = False
+    """The spec has been changed since this checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,7 @@ class CheckpointSaved:
     """A checkpoint counts from this event on, and not before."""
 
     attempt: int
+    """0: it comes from another run."""
     step: int
     epoch: int
     path: str
@@ -105,6 +110,12 @@ class ResumeRequested:
     """The user wants an ended run to go on; budgets count from here."""
 
     by: str
+    overrides: tuple[str, ...] = ()
+    """What is changed from here on, as `--set` has it."""
+    spec: dict[str, Any] | None = None
+    """The resolved spec with these changes; None: it stays as it is."""
+    code: dict[str, Any] | None = None
+    """The snapshot to import from; None: it stays the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +160,10 @@ class Attempt:
     """Known once rank 0 has chosen where to begin."""
     resumes_from: str | None = None
     """Checkpoint file, relative to the run directory."""
+    complete: bool = False
+    """It begins where training has ended."""
+    changed: bool = False
+    """It begins with a checkpoint that was taken under another spec."""
     ended: float | None = None
     cause: str | None = None
     reason: str | None = None
@@ -169,6 +184,14 @@ class RunState:
     best_step: int = -1
     budget_from: int = 0
     """Attempts after this number count against the retry budgets."""
+    overrides: tuple[str, ...] = ()
+    """All changes since the run was created."""
+    spec: dict[str, Any] | None = None
+    """The resolved spec as it is now; None: as it was created."""
+    changed_after: int = 0
+    """Attempts up to this number had another spec."""
+    code: dict[str, Any] | None = None
+    """The snapshot as it is now; None: the one that the run was created with."""
     cancelling: bool = False
     ended: RunEnded | None = None
     ended_at: float | None = None
@@ -196,7 +219,14 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
         case AttemptStarted():
             return _update(state, event.attempt, hosts=event.hosts, handle=event.handle)
         case AttemptResumes():
-            return _update(state, event.attempt, first_step=event.step, resumes_from=event.path)
+            return _update(
+                state,
+                event.attempt,
+                first_step=event.step,
+                resumes_from=event.path,
+                complete=event.complete,
+                changed=event.changed,
+            )
         case AttemptEnded():
             return _update(
                 state,
@@ -220,13 +250,12 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
         case CancelRequested():
             return replace(state, cancelling=True)
         case ResumeRequested():
-            return replace(
-                state,
-                cancelling=False,
-                ended=None,
-                ended_at=None,
-                budget_from=len(state.attempts),
-            )
+            state = replace(state, cancelling=False, ended=None, ended_at=None, budget_from=len(state.attempts))
+            state = replace(state, code=event.code or state.code)
+            if event.spec is None:
+                return state
+            overrides = (*state.overrides, *event.overrides)
+            return replace(state, overrides=overrides, spec=event.spec, changed_after=len(state.attempts))
         case RunEnded():
             return replace(state, ended=event, ended_at=at)
 

@@ -9,6 +9,7 @@ from launcher.ledger import Attempt, RunState
 
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 60.0
+_BY_USER = "stopped by the user"
 
 
 class Cause(StrEnum):
@@ -82,19 +83,20 @@ def decide(state: RunState, retry: Retry, *, stopping: bool, now: float) -> Star
         now: seconds since 1970.
     """
     last = state.attempts[-1] if state.attempts else None
-    if last and last.cause == Cause.FINISHED:
+    if last and last.cause == Cause.FINISHED and last.number > state.budget_from:
         return Finish("finished", last.reason or "")
     if state.cancelling:
         return Finish("cancelled", "cancelled by the user")
-    if stopping:
-        return Finish("stopped", "stopped by the user")
     counted = [attempt for attempt in state.attempts if attempt.number > state.budget_from]
     if last is None or not counted:
-        return Start(len(state.attempts) + 1)
-    if last.cause in (Cause.STOPPED, Cause.CANCELLED):  # its supervisor died before it could say so
-        return Finish(str(last.cause), last.reason or "")
+        return Finish("stopped", _BY_USER) if stopping else Start(len(state.attempts) + 1)
+    if last.cause in (Cause.STOPPED, Cause.CANCELLED):  # if not stopping: its supervisor died before it could say so
+        return Finish("stopped", _BY_USER) if stopping else Finish(str(last.cause), last.reason or "")
     if exceeded := _exceeded(counted, retry):
         return Finish("failed", exceeded)
+    if stopping:  # an error is none the less one, though there may be attempts left to answer it
+        failed = last.cause == Cause.ERROR
+        return Finish("failed", _told(last)) if failed else Finish("stopped", _BY_USER)
     until = (last.ended or 0.0) + _backoff_s(counted)
     return Start(last.number + 1) if now >= until else Wait(until)
 
@@ -111,13 +113,14 @@ def _exceeded(counted: list[Attempt], retry: Retry) -> str | None:
     count, allowed, key = used[Cause(last.cause or "")]
     if allowed != "unlimited" and count > allowed:
         limit = f" (retry.{key}: {allowed} used up)" if allowed else ""
-        return f"attempt {last.number}: {last.reason}{limit}"
+        return f"{_told(last)}{limit}"
     if (stuck := _stuck(counted)) >= retry.max_no_progress:
-        return (
-            f"no new checkpoint in {stuck} attempts in a row (retry.max_no_progress); "
-            f"the last, attempt {last.number}: {last.reason}"
-        )
+        return f"no new checkpoint in {stuck} attempts in a row (retry.max_no_progress); the last, {_told(last)}"
     return None
+
+
+def _told(attempt: Attempt) -> str:
+    return f"attempt {attempt.number}: {attempt.reason}"
 
 
 def _total(attempts: Iterable[Attempt], cause: Cause) -> int:

@@ -5,7 +5,8 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,43 @@ from launcher.ledger import FORMAT, Ledger
 from launcher.storage import PosixStorage, Storage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "name", "target", "spec_file", "spec_text", "workdir"), str),
+    **dict.fromkeys(("overrides", "import_path"), list),
+    "created": (int, float),
+    "spec": dict,
+}
+"""What the values of run.json are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """A folder of the user's whose files are in the snapshot."""
+
+    path: str
+    """Where it was, symlinks resolved."""
+    folder: str
+    """Where it is, relative to the snapshot."""
+    commit: str | None = None
+    """HEAD; None where there is no git, or no commit yet."""
+    changed: int = 0
+    """Files that are not as in that commit: changed, removed, new."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """The snapshot that every attempt of a run imports from: `code/<digest>/` in the run directory."""
+
+    digest: str
+    """Over names, modes and contents of all files."""
+    trees: tuple[Tree, ...]
+    """The spec's own first."""
+    import_path: tuple[str, ...]
+    """Takes the place of Record.import_path: folders relative to the snapshot; absolute if they are outside."""
+    workdir: str | None
+    """Record.workdir relative to the snapshot; None if it is outside."""
+    diff: bool = False
+    """There is a `code/<digest>.diff`: what `git diff HEAD` said of all trees."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +70,10 @@ class Record:
     spec_text: str
     overrides: tuple[str, ...] = ()
     import_path: tuple[str, ...] = ()
-    """Folders that ranks put on their import path, in this order."""
+    """Folders that ranks put on their import path, in this order, when there is no snapshot."""
     workdir: str = ""
+    code: Code | None = None
+    """None: ranks import from wherever the code is now."""
     launcher: str = field(default=launcher.__version__)
     format: int = FORMAT
 
@@ -42,24 +82,35 @@ class Run:
     """An existing run directory."""
 
     def __init__(self, storage: Storage) -> None:
-        """Raises UsageError if there is no run, FormatTooNew if a newer launcher made it."""
+        """Opens what `create_run` made.
+
+        Raises:
+            UsageError: there is no run.
+            FormatTooNew: a newer launcher made it.
+            LauncherError: run.json cannot be read, or is not what a launcher wrote.
+        """
         self.storage = storage
         try:
-            body = json.loads(storage.read("run.json"))
+            self.record = _read_record(storage)
         except FileNotFoundError:
             raise UsageError(f"{storage.root}: there is no run here (no run.json)") from None
-        if body["format"] > FORMAT:
-            raise FormatTooNew(
-                f"{storage.root}: written by launcher {body['launcher']}, this is {launcher.__version__}; "
-                "update this one"
-            )
-        lists = {key: tuple(body[key]) for key in ("overrides", "import_path")}
-        self.record = Record(**{**body, **lists})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise LauncherError(
+                f"{storage.root}/run.json: damaged, or not written by a launcher ({problem})"
+            ) from error
         self.ledger = Ledger(storage)
 
     @property
     def id(self) -> str:
         return self.record.id
+
+    @property
+    def now(self) -> Record:
+        """The record with spec and code as they have been changed since the run was created."""
+        state = self.ledger.refresh()
+        code = code_from(state.code) if state.code else self.record.code
+        return replace(self.record, spec=state.spec or self.record.spec, code=code)
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -78,6 +129,40 @@ class Run:
         self.storage.replace(path, (json.dumps(body, indent=1) + "\n").encode())
 
 
+def _read_record(storage: Storage) -> Record:
+    """Keys that this launcher does not know are passed over: the format says whether they matter."""
+    body = json.loads(storage.read("run.json"))
+    if body["format"] > FORMAT:
+        raise FormatTooNew(
+            f"{storage.root}: written by launcher {body['launcher']}, this is {launcher.__version__}; update this one"
+        )
+    for key, kinds in _KINDS.items():
+        if not isinstance(body[key], kinds):
+            raise TypeError(f"{key} is {body[key]!r}")
+    lists = {key: tuple(body[key]) for key in ("overrides", "import_path")}
+    code = body.get("code")
+    return Record(**{**_known(Record, body), **lists, "code": code_from(code) if code is not None else None})
+
+
+def code_from(body: Mapping[str, Any]) -> Code:
+    """The opposite of asdict, after JSON."""
+    trees = tuple(Tree(**_known(Tree, tree)) for tree in body["trees"])
+    return Code(**{**_known(Code, body), "trees": trees, "import_path": tuple(body["import_path"])})
+
+
+def _known(kind: type[Record | Code | Tree], body: Mapping[str, Any]) -> dict[str, Any]:
+    return {one.name: body[one.name] for one in fields(kind) if one.name in body}
+
+
+def code_folder(code: Code) -> str:
+    """Of the snapshot, relative to the run directory."""
+    return f"code/{code.digest}"
+
+
+def diff_path(code: Code) -> str:
+    return f"code/{code.digest}.diff"
+
+
 def attempt_folder(attempt: int) -> str:
     return f"attempts/{attempt:03d}"
 
@@ -86,9 +171,19 @@ def log_path(attempt: int, rank: int) -> str:
     return f"{attempt_folder(attempt)}/logs/rank-{rank:05d}.log"
 
 
+def spec_path(attempt: int) -> str:
+    """The resolved job spec that the attempt was started with."""
+    return f"{attempt_folder(attempt)}/spec.json"
+
+
 def progress_path(attempt: int) -> str:
     """Rank 0's heartbeat: step, epoch, precision, metrics."""
     return f"{attempt_folder(attempt)}/progress.json"
+
+
+def environment_path(attempt: int) -> str:
+    """Versions of Python and of all packages, as rank 0 found them."""
+    return f"{attempt_folder(attempt)}/environment.json"
 
 
 def failure_path(attempt: int, rank: int) -> str:
@@ -110,20 +205,33 @@ def new_id(name: str) -> str:
 
 
 def create_run(runs_root: Path, record: Record) -> Run:
-    """Raises UsageError if the id is taken or no good as a folder's name."""
-    if not _NAME.fullmatch(record.id):
-        raise UsageError(f"'{record.id}' is no name for a run: letters, digits, '.', '_' and '-', at most 95")
+    """Raises UsageError if the id is taken or no good as a folder's name, LauncherError if it cannot be written."""
+    check_id(record.id)
     storage = PosixStorage(runs_root / record.id)
+    with writing(storage.root):
+        try:
+            storage.create("run.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
+        except FileExistsError:
+            raise UsageError(f"a run named '{record.id}' exists already: {storage.root}") from None
+    return Run(storage)
+
+
+def check_id(run_id: str) -> None:
+    """Raises UsageError if it is no good as a folder's name."""
+    if not _NAME.fullmatch(run_id):
+        raise UsageError(f"'{run_id}' is no name for a run: letters, digits, '.', '_' and '-', at most 95")
+
+
+@contextmanager
+def writing(run_dir: str) -> Iterator[None]:
+    """What fails here is a LauncherError that says what to do."""
     try:
-        storage.create("run.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
-    except FileExistsError:
-        raise UsageError(f"a run named '{record.id}' exists already: {storage.root}") from None
+        yield
     except OSError as error:
         raise LauncherError(
-            f"cannot write the run directory {storage.root}: {error.strerror}; "
+            f"cannot write the run directory {run_dir}: {error.strerror}; "
             "choose another place with --runs-root or LAUNCHER_RUNS"
         ) from None
-    return Run(storage)
 
 
 def run_ids(runs_root: Path) -> list[str]:
@@ -142,6 +250,7 @@ def find_run(runs_root: Path, wanted: str | None) -> Run:
 
     Raises:
         UsageError: none or several fit.
+        LauncherError: it is damaged, or too new.
     """
     ids = run_ids(runs_root)
     if not ids:
@@ -151,7 +260,7 @@ def find_run(runs_root: Path, wanted: str | None) -> Run:
     if wanted in ids:
         return open_run(runs_root, wanted)
     fitting = [name for name in ids if name.startswith(wanted)]
-    named = [name for name in fitting if open_run(runs_root, name).record.name == wanted]
+    named = [name for name in fitting if _name_of(runs_root, name) == wanted]
     if named:
         return open_run(runs_root, named[-1])
     if len(fitting) == 1:
@@ -159,6 +268,14 @@ def find_run(runs_root: Path, wanted: str | None) -> Run:
     if fitting:
         raise UsageError(f"'{wanted}' fits {len(fitting)} runs: {', '.join(fitting[-5:])}")
     raise UsageError(f"no run '{wanted}' under {runs_root.absolute()}; `launcher list` shows them")
+
+
+def _name_of(runs_root: Path, run_id: str) -> str | None:
+    """None if the run cannot be read: it must not hide the others."""
+    try:
+        return open_run(runs_root, run_id).record.name
+    except LauncherError:
+        return None
 
 
 def open_run(runs_root: Path, run_id: str) -> Run:

@@ -13,18 +13,26 @@ from pydantic import Field, ValidationError, model_validator
 from launcher.document import Document, Finding, Path, Place
 from launcher.errors import Problem, SpecError
 from launcher.overrides import CannotSet, assign, override
-from launcher.spec_fields import ClassSpec, Duration, Memory, Name, Section, Strings, VariableName, seconds
+from launcher.spec_fields import ClassSpec, Duration, Memory, Name, Section, Strings, VariableName, seconds, text
 from launcher.spec_problems import as_problems, dotted, given, in_words
 from launcher.trainer_args import TrainerArgs
 from launcher.yamlfile import Unreadable, parse, read
 
-__all__ = ["ClassSpec", "JobSpec", "TrainerArgs", "json_schema", "load_spec", "parse_spec", "seconds"]
+__all__ = ["ClassSpec", "JobSpec", "Model", "TrainerArgs", "json_schema", "load_spec", "parse_spec", "seconds"]
 
 Positive = Annotated[int, Field(ge=1)]
 Budget = Annotated[int, Field(ge=0)]
 Unlimited = Budget | Literal["unlimited"]
+Size = Annotated[str, text("[1-9][0-9]{0,8}[KMGT]", "an amount with its unit, such as '100M' or '2G'")]
 
 MAX_RANKS = 100_000
+
+
+class Model(ClassSpec):
+    """The LightningModule."""
+
+    weights: str | None = None
+    """A file of weights to begin with, relative to the current folder: a checkpoint of Lightning, or a state_dict."""
 
 
 class Resources(Section):
@@ -85,10 +93,23 @@ class Env(Section):
 
 
 class Code(Section):
-    """Where the ranks import from."""
+    """Where the ranks import from: a copy of the working tree, made when the run is created."""
 
     path: list[str] = Field(default_factory=list)
     """Additional folders, relative to that of the spec."""
+    snapshot: bool = True
+    """Import from the copy; false imports from the tree as it is at each start."""
+    exclude: list[str] = Field(default_factory=list)
+    """What the copy leaves out, beside what git ignores: patterns such as "*.bin" or "figures", relative to the root of
+    the project; a folder's name stands for all that it holds."""
+    max_size: Size = "100M"
+    """How large the copy may be; a larger tree is refused."""
+    drift: Literal["warn", "fail"] = "warn"
+    """What to do when Python or a package has another version than in the attempt before."""
+
+    @property
+    def max_bytes(self) -> int:
+        return int(self.max_size[:-1]) << {"K": 10, "M": 20, "G": 30, "T": 40}[self.max_size[-1]]
 
 
 class Slurm(Section):
@@ -157,8 +178,8 @@ class JobSpec(Section):
     """What its runs are called."""
     seed_everything: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of Python, NumPy and PyTorch; initial weights and the order of samples follow from it."""
-    model: ClassSpec
-    """The LightningModule."""
+    model: Model
+    """The LightningModule, and perhaps weights to begin with."""
     data: ClassSpec | None = None
     """The LightningDataModule; without it the model brings its own dataloaders."""
     trainer: TrainerArgs = TrainerArgs()

@@ -114,7 +114,8 @@ def _expected(detail: ErrorDetails) -> tuple[str, ...]:
     if kind == "literal_error":
         return tuple(re.findall(r"'[^']*'|\b(?!or\b)\w+", context["expected"]))
     if kind == "model_type":
-        return ("a mapping with class_path and init_args" if context["class_name"] == "ClassSpec" else "a mapping",)
+        of_class = context["class_name"] in ("ClassSpec", "Model")
+        return ("a mapping with class_path and init_args" if of_class else "a mapping",)
     return _EXPECTED.get(kind, ("something else",))
 
 

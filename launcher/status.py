@@ -6,7 +6,7 @@ from typing import Any
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
 from launcher.ledger import Attempt, Driver, RunState
-from launcher.run import Run, progress_path
+from launcher.run import Run, diff_path, progress_path
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def status(run: Run) -> dict[str, Any]:
             for attempt in state.attempts
         ],
         "checkpoint": {"step": newest.step, "path": absolute(run, newest.path)} if newest else None,
+        "code": _code(run),
         "run_dir": run.storage.root,
         "created": run.record.created,
     }
@@ -90,6 +91,21 @@ def brief(run: Run) -> dict[str, Any]:
     full = status(run)
     shown = {key: full[key] for key in ("state", "reason", "step", "epoch")}
     return {**line, **shown, "attempts": len(full["attempts"])}
+
+
+def _code(run: Run) -> dict[str, Any] | None:
+    """The snapshot, by the tree that the spec is of; None if there is none."""
+    code = run.now.code
+    if code is None:
+        return None
+    changed = sum(tree.changed for tree in code.trees)
+    return {
+        "digest": code.digest,
+        "commit": code.trees[0].commit,
+        "dirty": changed > 0,
+        "changed": changed,
+        "diff": absolute(run, diff_path(code)) if code.diff else None,
+    }
 
 
 def _progress(run: Run, state: RunState) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from launcher.ledger import (
     RunState,
 )
 from launcher.policy import Cause, Finish, Phase, Start, Wait, decide
-from launcher.run import Run, attempt_folder
+from launcher.run import Run, attempt_folder, spec_path
 from launcher.spec import JobSpec
 from launcher.status import last_step, living_driver
 
@@ -111,9 +111,10 @@ class Supervisor:
         stopping = self._stop_since is not None
         match decide(state, self._spec.retry, stopping=stopping, now=time.time()):
             case Start(number):
-                plan = self._backend.plan(self._run.storage.root, self._run.record, self._spec, number)
+                plan = self._backend.plan(self._run.storage.root, self._run.now, self._spec, number)
                 self._run.ledger.append(AttemptStarting(attempt=number, target=plan.target), after=state.version)
                 self._run.write_json(f"{attempt_folder(number)}/plan.json", plan.as_json())
+                self._run.write_json(spec_path(number), self._spec.model_dump(mode="json", exclude_unset=True))
                 handle = self._backend.start(plan)
                 self._append(AttemptStarted(attempt=number, hosts=plan.hosts, handle=handle))
             case Finish(end, reason):
@@ -126,7 +127,7 @@ class Supervisor:
         handle = self._backend.find(self._run.storage.root, attempt.number)
         if handle:
             self._append(AttemptStarted(attempt=attempt.number, hosts=(), handle=handle))
-        elif self._run.finished is not None:
+        elif self._finished_by(attempt):
             self._end(attempt, Cause.FINISHED, "")
         else:
             self._end(attempt, Cause.INFRA, "the launcher died while it started this attempt")
@@ -135,7 +136,7 @@ class Supervisor:
         assert attempt.handle is not None
         seen = self._backend.poll(self._run, attempt.number, attempt.handle)
         if seen.phase == Phase.ENDED:
-            if self._run.finished is not None:
+            if self._finished_by(attempt):
                 self._end(attempt, Cause.FINISHED, "")
             elif state.cancelling:
                 self._end(attempt, Cause.CANCELLED, "cancelled by the user")
@@ -151,6 +152,11 @@ class Supervisor:
             elif not self._asked:
                 self._backend.stop(attempt.handle)
                 self._asked = True
+
+    def _finished_by(self, attempt: Attempt) -> bool:
+        """Not by an earlier attempt, if the run had finished and was resumed with changes."""
+        finished = self._run.finished
+        return finished is not None and finished["attempt"] == attempt.number
 
     def _end(self, attempt: Attempt, cause: Cause, reason: str) -> None:
         step = last_step(self._run, self._run.ledger.refresh(), attempt) or 0

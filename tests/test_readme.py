@@ -110,6 +110,8 @@ SAYS = {
     "launcher schema": '"class_path"',
     "launcher completion bash": "complete",
     "source .venv/bin/activate": "",
+    "launcher resume tour --set trainer.max_epochs=42": "change: trainer.max_epochs: 40 -> 42",
+    "launcher run jobs/quickstart.yaml --name branch --from tour --set trainer.max_epochs=43": "begins with step 840",
 }
 
 

@@ -5,18 +5,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import shell
 from launcher.backends import Handle, Plan, RankPlan
-from launcher.diagnosis import attempt_cause
+from launcher.diagnosis import attempt_cause, oom_kills, oom_kills_since
 from launcher.driver import start_ticks, this_machine
 from launcher.errors import UsageError
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run, failures, log_path, progress_path
+from launcher.run import Record, Run, code_folder, failures, log_path, progress_path
+from launcher.snapshot import import_path
 from launcher.spec import JobSpec, Resources
 
 WORKER = (sys.executable, "-m", "launcher.node.worker")
@@ -51,6 +52,8 @@ class _Children:
     """The ranks that this process started."""
 
     ranks: dict[int, shell.Process]
+    killed_before: int | None = None
+    """Processes that the out-of-memory killer had ended before these began."""
     first_exit: float | None = None
     ended_by_us: set[int] = field(default_factory=set)
 
@@ -77,7 +80,8 @@ class LocalBackend:
             node, local_rank = divmod(rank, tasks)
             env = {
                 **spec.env.vars,
-                "PYTHONPATH": os.pathsep.join(record.import_path),
+                "PYTHONPATH": os.pathsep.join(_import_path(record, run_dir)),
+                "PYTHONSAFEPATH": "1",  # else `-m` has the current folder come before all of these
                 "PYTHONUNBUFFERED": "1",
                 "OMP_NUM_THREADS": str(threads),
                 "MASTER_ADDR": "127.0.0.1",
@@ -99,7 +103,7 @@ class LocalBackend:
             run_dir=run_dir,
             attempt=attempt,
             hosts=(socket.gethostname(),),
-            workdir=record.workdir,
+            workdir=_workdir(record, run_dir),
             argv=self._worker,
             accelerator="gpu" if gpus else "cpu",
             ranks=tuple(ranks),
@@ -108,7 +112,7 @@ class LocalBackend:
     def start(self, plan: Plan) -> Handle:
         # The port is the one thing that cannot be planned: it has to be free now.
         shared = {"MASTER_PORT": str(_free_port()), "LAUNCHER_PARENT": str(os.getpid())}
-        children = _Children({})
+        children = _Children({}, killed_before=oom_kills())
         self._children[plan.attempt] = children
         for rank in plan.ranks:
             env = {**os.environ, **rank.env, **shared}
@@ -145,6 +149,7 @@ class LocalBackend:
             failures(run, attempt),
             ended_by_us=children.ended_by_us,
             left=progress.get("left"),
+            oom_kills=oom_kills_since(children.killed_before),
         )
         return Seen(Phase.ENDED, cause, reason)
 
@@ -156,6 +161,19 @@ class LocalBackend:
             if any(child.poll() is None for child in children.ranks.values()):  # else their pids may be others' by now
                 children.kill()
         _send(handle, signal.SIGKILL)
+
+
+def _import_path(record: Record, run_dir: str) -> Sequence[str]:
+    code = record.code
+    return import_path(code, f"{run_dir}/{code_folder(code)}") if code else record.import_path
+
+
+def _workdir(record: Record, run_dir: str) -> str:
+    """Where the user was, for the sake of relative paths; if that is gone, what the snapshot has of it."""
+    code = record.code
+    if code is None or Path(record.workdir).is_dir():
+        return record.workdir
+    return run_dir if code.workdir is None else f"{run_dir}/{code_folder(code)}/{code.workdir}"
 
 
 def _poll_foreign(handle: Handle) -> Seen:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from launcher import shell
@@ -11,6 +12,7 @@ from launcher.backends import Plan
 from launcher.backends.local import LocalBackend
 from launcher.cli.common import print_json
 from launcher.errors import LauncherError, UsageError
+from launcher.snapshot import Staged, import_path
 from launcher.spec import JobSpec, json_schema, load_spec
 
 
@@ -27,8 +29,13 @@ def check(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_spec(spec: JobSpec, plan: Plan) -> None:
+def check_spec(spec: JobSpec, plan: Plan, staged: Staged | None = None) -> None:
     """Instantiate model, data and trainer in a process of its own, with the import path that ranks will have.
+
+    Args:
+        spec: what to instantiate.
+        plan: of the first attempt, without a snapshot.
+        staged: the snapshot that ranks will import from.
 
     Raises:
         UsageError: they cannot be made; says which key and why.
@@ -40,12 +47,27 @@ def check_spec(spec: JobSpec, plan: Plan) -> None:
         "local_world_size": sum(rank.node == 0 for rank in plan.ranks),
         "accelerator": plan.accelerator,
     }
-    env = {**os.environ, **spec.env.vars, "PYTHONPATH": plan.ranks[0].env["PYTHONPATH"]}
+    inherited = {name: plan.ranks[0].env[name] for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    env = {**os.environ, **spec.env.vars, **inherited}
+    if staged:
+        folder = str(staged.folder)
+        env["PYTHONPATH"] = os.pathsep.join(import_path(staged.code, folder))
+        request |= {"code": asdict(staged.code), "snapshot": folder, "workdir": plan.workdir}
     code, output = shell.run([sys.executable, "-m", "launcher.node.check"], env=env, given=json.dumps(request))
+    if staged:
+        output = _as_live(output, staged)
     if code == UsageError.exit_code:
-        raise UsageError(output.strip())
+        ignored = "; files that git ignores are not looked at" if staged and "no module named" in output else ""
+        raise UsageError(output.strip() + ignored)
     if code != 0:
         raise LauncherError(f"checking the spec failed (exit {code}):\n{output.strip()}")
+
+
+def _as_live(text: str, staged: Staged) -> str:
+    """With paths that the user knows: the copy may be gone when they are read."""
+    for tree in staged.code.trees:
+        text = text.replace(f"{staged.folder}/{tree.folder}/", f"{tree.path}/")
+    return text
 
 
 def schema(args: argparse.Namespace) -> int:

@@ -23,17 +23,15 @@ def wanted_run(args: argparse.Namespace) -> Run:
         UsageError: none or several fit.
         LauncherError: it cannot be read.
     """
-    root = runs_root(args)
-    with damage_named(root / (args.run or "")):
-        run = find_run(root, args.run)
-    with damage_named(Path(run.storage.root)):
+    run = find_run(runs_root(args), args.run)
+    with damage_named(run.storage.root):
         run.ledger.refresh()
     return run
 
 
 @contextmanager
-def damage_named(place: Path) -> Iterator[None]:
-    """Files that are not what a launcher wrote: a LauncherError that names the place and the first defect."""
+def damage_named(place: str) -> Iterator[None]:
+    """Files beside run.json that are not what a launcher wrote: a LauncherError that names place and first defect."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

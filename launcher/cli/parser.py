@@ -28,11 +28,14 @@ def build_parser() -> argparse.ArgumentParser:
     root.add_argument("--runs-root", metavar="DIR", help="where runs live (default: $LAUNCHER_RUNS, else ./runs)")
     json = argparse.ArgumentParser(add_help=False)
     json.add_argument("--json", action="store_true", help="print JSON for programs")
-    spec = argparse.ArgumentParser(add_help=False)
-    spec.add_argument("spec", metavar="SPEC", help="job spec, a YAML file")
-    spec.add_argument(
+    change = argparse.ArgumentParser(add_help=False)
+    change.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the spec"
     )
+    unchecked = argparse.ArgumentParser(add_help=False)
+    unchecked.add_argument("--no-check", action="store_true", help="do not instantiate model and data beforehand")
+    spec = argparse.ArgumentParser(add_help=False, parents=[change])
+    spec.add_argument("spec", metavar="SPEC", help="job spec, a YAML file")
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("run", metavar="RUN", nargs="?", help="id, name or unique beginning; default: the latest")
     detach = argparse.ArgumentParser(add_help=False)
@@ -43,13 +46,22 @@ def build_parser() -> argparse.ArgumentParser:
             name, parents=list(parents), aliases=list(aliases), help=summary, description=summary, allow_abbrev=False
         )
 
-    one = verb("run", "run a job spec to its end", spec, root, json, detach, aliases=("submit",))
+    one = verb("run", "run a job spec to its end", spec, root, json, detach, unchecked, aliases=("submit",))
     one.add_argument("--name", help="the run's id (default: the spec's name with date and time)")
-    one.add_argument("--no-check", action="store_true", help="do not instantiate model and data beforehand")
-    one.set_defaults(handler="run:run")
-    verb("resume", "carry a stopped, failed or cancelled run on", run, root, json, detach).set_defaults(
-        handler="run:resume"
+    one.add_argument(
+        "--from",
+        dest="source",
+        metavar="RUN[@STEP]",
+        help="begin with another run's checkpoint (default: the newest)",
     )
+    one.set_defaults(handler="run:run")
+    again = verb(
+        "resume",
+        "carry a run on: stopped, failed or cancelled; with --set, a finished one too",
+        *(run, change, root, json, detach, unchecked),
+    )
+    again.add_argument("--code", action="store_true", help="import from the code as it is now, not as it was at `run`")
+    again.set_defaults(handler="resume:resume")
     verb("plan", "print exactly what `run` would execute", spec, root, json).set_defaults(handler="plan:plan")
     verb("check", "instantiate model, data and trainer in a separate process", spec, json).set_defaults(
         handler="check:check"
@@ -61,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("--rank", type=int, default=0, help="default: 0")
     logs.add_argument("--attempt", type=int, help="default: the newest")
     logs.set_defaults(handler="logs:logs")
-    verb("why", "the cause of the last failure and what to do next", run, root, json).set_defaults(handler="why:why")
+    why = verb("why", "the cause of the last failure and what to do next", run, root, json)
+    why.add_argument("--attempt", type=int, help="default: the last that failed")
+    why.set_defaults(handler="why:why")
     verb("events", "the ledger: all that happened", run, root, json).set_defaults(handler="views:events")
     verb("cancel", "end a run for good, without saving", run, root, json).set_defaults(handler="run:cancel")
     verb("checkpoints", "checkpoints that count, oldest first, each verified", run, root, json).set_defaults(

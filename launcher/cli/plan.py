@@ -2,27 +2,40 @@
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from launcher.backends.local import LocalBackend
 from launcher.cli.common import print_json, runs_root
-from launcher.cli.run import new_record
+from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal
+from launcher.exactness import guarantee
+from launcher.snapshot import Source, describe, digest_of, in_words
 from launcher.spec import load_spec
 
 
 def plan(args: argparse.Namespace) -> int:
     spec = load_spec(Path(args.spec), args.overrides)
     record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID")
-    planned = LocalBackend().plan(str(runs_root(args).absolute() / record.id), record, spec, 1)
+    run_dir = runs_root(args).absolute() / record.id
+    sources = code_sources(spec, record, run_dir)
+    if sources:
+        digest = digest_of(sources)
+        record = replace(record, code=describe(sources, digest, record.import_path, record.workdir, diff=False))
+    planned = LocalBackend().plan(str(run_dir), record, spec, 1)
     if args.json:
-        print_json({"spec": record.spec, "plan": planned.as_json()})
+        print_json({"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]})
         return 0
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
     terminal.line(f"{spec.name} on {planned.target}: {len(planned.ranks)} rank(s), {planned.accelerator}, {precision}")
+    exact = guarantee(planned.accelerator, len(planned.ranks), deterministic=bool(spec.trainer.deterministic))
+    terminal.line(f"  resumed     {exact}")
     terminal.line(f"  directory   {planned.run_dir}")
     terminal.line(f"  workdir     {planned.workdir}")
+    for source in sources:
+        terminal.line(f"  code        {source.root}: {len(source.files)} files, {in_words(source.size)}")
     terminal.line(f"  checkpoint  {spec.checkpoint.model_dump(exclude_none=True)}")
     terminal.line(f"  retry       {spec.retry.model_dump()}")
     for rank in planned.ranks:
@@ -31,3 +44,7 @@ def plan(args: argparse.Namespace) -> int:
         env = " ".join(f"{name}={shlex.quote(value)}" for name, value in rank.env.items())
         terminal.line(f"env {env} {shlex.join(planned.argv)} >> {shlex.quote(f'{planned.run_dir}/{rank.log}')}")
     return 0
+
+
+def _as_json(source: Source) -> dict[str, Any]:
+    return {"root": str(source.root), "files": len(source.files), "bytes": source.size}

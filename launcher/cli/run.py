@@ -1,23 +1,26 @@
-"""run, resume, cancel: the verbs that change a run."""
+"""run and cancel: a run's beginning, its course in this process, and its end by the user's word."""
 
 import argparse
 import os
 import signal
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launcher import shell
+from launcher import shell, snapshot
 from launcher.backends.local import LocalBackend
+from launcher.checkpoints import adopt
 from launcher.cli.check import check_spec
 from launcher.cli.common import print_json, runs_root, wanted_run
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
-from launcher.ledger import CancelRequested, ResumeRequested, RunEnded, RunState
-from launcher.run import Record, Run, create_run, new_id, open_run, run_ids
+from launcher.ledger import CancelRequested, RunEnded, RunState
+from launcher.run import Record, Run, check_id, create_run, find_run, new_id, open_run, run_ids
 from launcher.spec import JobSpec, load_spec
 from launcher.status import living_driver, status
 from launcher.supervise import Supervisor
@@ -30,34 +33,36 @@ def run(args: argparse.Namespace) -> int:
     spec_file = Path(args.spec)
     spec = load_spec(spec_file, args.overrides)
     record = new_record(spec, spec_file, args.overrides, args.name)
-    if record.id in run_ids(runs_root(args)):  # create_run would say it too, but after the check
-        raise UsageError(f"a run named '{record.id}' exists already: {runs_root(args).absolute() / record.id}")
-    plan = LocalBackend().plan(str(runs_root(args).absolute() / record.id), record, spec, 1)
-    terminal = _terminal(args)
-    if not args.no_check:
-        check_spec(spec, plan)
+    check_id(record.id)  # create_run would say this and the next too, but after the check
+    run_dir = runs_root(args).absolute() / record.id
+    if record.id in run_ids(runs_root(args)):
+        raise UsageError(f"a run named '{record.id}' exists already: {run_dir}")
+    plan = LocalBackend().plan(str(run_dir), record, spec, 1)
+    terminal = terminal_of(args)
+    source = _source(args)
+    with staged_code(spec, record, run_dir) as staged:
+        if not args.no_check:
+            check_spec(spec, plan, staged)
+        if staged:
+            record = replace(record, code=staged.code)
+            staged.publish()  # before there is a run that would need it
     created = create_run(runs_root(args), record)
     terminal.line(f"run {terminal.colour(record.id, 'bold')}  {len(plan.ranks)} rank(s) on {plan.accelerator}")
     terminal.line(f"  {created.storage.root}")
-    return _drive(created, spec, args, terminal)
+    if source:
+        begun_with, step = source
+        terminal.line(f"  begins with step {adopt(created, begun_with, step)} of {begun_with.id}")
+    return carry_on(created, spec, args, terminal)
 
 
-def resume(args: argparse.Namespace) -> int:
-    found = wanted_run(args)
-    state = found.ledger.refresh()
-    if found.finished is not None:
-        _terminal(args).line(f"{found.id} is finished already")
-        return _answer(found, args, FINISHED)
-    if driver := living_driver(found, state):
-        raise LauncherError(
-            f"{found.id}: process {driver.pid} on {driver.host} drives this run; "
-            f"`launcher logs -f {found.id}` follows it"
-        )
-    try:
-        found.ledger.append(ResumeRequested(by=_who()), after=state.version)
-    except LedgerConflict:
-        raise LauncherError(f"{found.id}: somebody else acts on this run just now; look again") from None
-    return _drive(found, JobSpec.model_validate(found.record.spec), args, _terminal(args))
+def _source(args: argparse.Namespace) -> tuple[Run, int | None] | None:
+    """The run of `--from RUN[@STEP]`, and the step if one is given."""
+    if args.source is None:
+        return None
+    name, at, step = args.source.partition("@")
+    if at and not step.isdecimal():
+        raise UsageError(f"--from {args.source}: expected RUN or RUN@STEP, with a whole number for STEP")
+    return find_run(runs_root(args), name), int(step) if at else None
 
 
 def cancel(args: argparse.Namespace) -> int:
@@ -70,7 +75,7 @@ def cancel(args: argparse.Namespace) -> int:
             if not living_driver(found, state):  # nobody else will say so
                 found.ledger.append(RunEnded(state="cancelled", reason="cancelled by the user"), after=state.version)
             elif not state.cancelling:
-                found.ledger.append(CancelRequested(by=_who()), after=state.version)
+                found.ledger.append(CancelRequested(by=who()), after=state.version)
             else:
                 time.sleep(_POLL_S)
         state = found.ledger.refresh()
@@ -97,29 +102,59 @@ def new_record(spec: JobSpec, spec_file: Path, overrides: list[str], name: str |
         spec_file=str(spec_file.absolute()),
         spec_text=spec_file.read_text(),
         overrides=tuple(overrides),
-        import_path=tuple(dict.fromkeys([*own, str(folder), str(_project(folder)), str(Path.cwd()), *inherited])),
+        import_path=tuple(
+            dict.fromkeys([*own, str(folder), str(_project(folder) or folder), str(Path.cwd()), *inherited])
+        ),
         workdir=str(Path.cwd()),
     )
+
+
+def code_sources(spec: JobSpec, record: Record, run_dir: Path) -> list[snapshot.Source]:
+    """The trees that a snapshot would be made of; none if none is wanted.
+
+    Raises:
+        UsageError: they are too large, or cannot be read.
+    """
+    if not spec.code.snapshot:
+        return []
+    folder = Path(record.spec_file).parent
+    here = _project(Path(record.workdir))
+    own = [folder / path for path in spec.code.path]
+    return snapshot.survey(
+        [_project(folder) or folder, folder, *own, *([here] if here else [])],
+        exclude=spec.code.exclude,
+        max_bytes=spec.code.max_bytes,
+        run_dir=run_dir,
+    )
+
+
+@contextmanager
+def staged_code(spec: JobSpec, record: Record, run_dir: Path) -> Iterator[snapshot.Staged | None]:
+    if sources := code_sources(spec, record, run_dir):
+        with snapshot.staged(sources, run_dir, record.import_path, record.workdir) as staged:
+            yield staged
+    else:
+        yield None
 
 
 def drive(run_dir: Path) -> int:
     """What a detached process does: the same loop, without a terminal."""
     found = open_run(run_dir.parent, run_dir.name)
-    supervisor = Supervisor(found, JobSpec.model_validate(found.record.spec), LocalBackend())
+    supervisor = Supervisor(found, JobSpec.model_validate(found.now.spec), LocalBackend())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     return _exit_code(supervisor.drive(), supervisor)
 
 
-def _project(folder: Path) -> Path:
-    """The nearest folder above that looks like a project's root; the folder itself if none does."""
+def _project(folder: Path) -> Path | None:
+    """The folder itself or the nearest above that looks like a project's root."""
     for candidate in (folder, *folder.parents):
         if (candidate / "pyproject.toml").exists() or (candidate / ".git").exists():
             return candidate
-    return folder
+    return None
 
 
-def _drive(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
+def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
     if args.detach:
         return _detach(found, args, terminal)
     supervisor = Supervisor(found, spec, LocalBackend())
@@ -138,7 +173,7 @@ def _drive(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Termin
         terminal.line(f"  carry it on with: launcher resume {found.id}")
     elif ended.state == "failed":
         terminal.line(f"  more with: launcher why {found.id}")
-    return _answer(found, args, _exit_code(ended, supervisor))
+    return answer(found, args, _exit_code(ended, supervisor))
 
 
 def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
@@ -172,10 +207,10 @@ def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
         driver = found.ledger.refresh().driver
         if driver and driver.pid == child.pid:
             terminal.line(f"runs in the background; follow it with: launcher logs -f {found.id}")
-            return _answer(found, args, FINISHED)
+            return answer(found, args, FINISHED)
         time.sleep(0.05)
     if found.ledger.refresh().ended:
-        return _answer(found, args, FINISHED)
+        return answer(found, args, FINISHED)
     raise LauncherError(f"{found.id}: the background process did not take over; see {log}")
 
 
@@ -187,7 +222,7 @@ def _exit_code(ended: RunEnded, supervisor: Supervisor) -> int:
     return FAILED
 
 
-def _answer(found: Run, args: argparse.Namespace, code: int) -> int:
+def answer(found: Run, args: argparse.Namespace, code: int) -> int:
     shown = status(found)
     if args.json:
         try:
@@ -197,7 +232,7 @@ def _answer(found: Run, args: argparse.Namespace, code: int) -> int:
     return code
 
 
-def _terminal(args: argparse.Namespace) -> Terminal:
+def terminal_of(args: argparse.Namespace) -> Terminal:
     return Terminal(sys.stderr if args.json else sys.stdout, unread=True)
 
 
@@ -206,5 +241,5 @@ def _has_ended(state: RunState) -> bool:
     return state.ended is not None and state.ended.state != "stopped"
 
 
-def _who() -> str:
+def who() -> str:
     return f"pid {os.getpid()} on {os.uname().nodename}"

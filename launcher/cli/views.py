@@ -44,8 +44,9 @@ def _brief(root: Path, run_id: str) -> dict[str, Any]:
     """One line of the list; a run that cannot be read must not hide the others."""
     folder = root / run_id
     try:
-        with damage_named(folder.absolute()):
-            return brief(open_run(root, run_id))
+        run = open_run(root, run_id)
+        with damage_named(run.storage.root):
+            return brief(run)
     except LauncherError as error:
         line = {"run": run_id, "name": run_id, "target": "", "created": (folder / "run.json").stat().st_mtime}
         return {**line, "state": "unknown", "reason": str(error), "step": 0, "epoch": 0, "attempts": 0}
@@ -68,6 +69,8 @@ def status(args: argparse.Namespace) -> int:
         terminal.line(f"  metrics     {metrics_text(shown['metrics'])}")
     if shown["checkpoint"]:
         terminal.line(f"  checkpoint  step {shown['checkpoint']['step']}  {shown['checkpoint']['path']}")
+    if shown["code"]:
+        terminal.line(f"  code        {_code(shown['code'])}")
     terminal.line(f"  directory   {shown['run_dir']}")
     if shown["state"] == "stopped" and "launcher resume" not in shown["reason"]:
         terminal.line(f"  carry on    launcher resume {shown['run']}")
@@ -75,6 +78,13 @@ def status(args: argparse.Namespace) -> int:
         terminal.line()
         terminal.table(("ATTEMPT", "STEPS", "STARTED", "ENDED", "CAUSE"), [_row(one) for one in shown["attempts"]])
     return 0
+
+
+def _code(code: dict[str, Any]) -> str:
+    commit = code["commit"][:10] if code["commit"] else "no commit"
+    files = "file" if code["changed"] == 1 else "files"
+    changes = f"+ {code['changed']} changed {files}" if code["dirty"] else "clean" if code["commit"] else ""
+    return "  ".join(part for part in (f"{commit} {changes}".rstrip(), code["diff"]) if part)
 
 
 def _row(attempt: dict[str, Any]) -> tuple[str, ...]:

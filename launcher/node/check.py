@@ -8,17 +8,20 @@ import contextlib
 import io
 import json
 import logging
+import os
 import sys
 import tempfile
 from typing import Any
 
 from launcher.errors import LauncherError, UsageError
 from launcher.node.environment import Place
+from launcher.node.provenance import check_modules
+from launcher.run import code_from
 from launcher.spec import JobSpec
 
 
 def main(request: dict[str, Any]) -> None:
-    """Raises CannotInstantiate or UnsupportedPrecision."""
+    """Raises CannotInstantiate, UnsupportedPrecision or ForeignModule."""
     from launcher.node.checkpoint import DurableCheckpointIO
     from launcher.node.precision import computed_type
     from launcher.node.trainer import build_model_and_data, build_trainer
@@ -40,9 +43,12 @@ def main(request: dict[str, Any]) -> None:
             main_port=0,
         )
         computed_type(build_trainer(spec, place, DurableCheckpointIO(), session=None))
+    if "code" in request:
+        check_modules(code_from(request["code"]), request["snapshot"], request["workdir"])
 
 
 if __name__ == "__main__":
+    os.environ.pop("PYTHONSAFEPATH", None)  # it was meant for this process, not for those that the model may start
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             main(json.load(sys.stdin))

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any, NamedTuple
 
+import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.multiprocessing import get_start_method
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler
 
 from launcher.diagnosis import STOP_SIGNALS
 from launcher.errors import UsageError
@@ -196,10 +197,15 @@ class _Order:
 
     def __iter__(self) -> Iterator[Any]:
         for part in (self._sampler, self._drawn_from):
+            if isinstance(part, RandomSampler) and part.generator is None:
+                part.generator = torch.Generator()
             if (generator := getattr(part, "generator", None)) is not None:
                 generator.manual_seed(self._seed)
             if hasattr(part, "set_epoch"):
                 part.set_epoch(self._epoch)
+            if isinstance(part, DistributedSampler):
+                # It draws from seed + epoch: the order of one rank's RandomSampler, dealt out to the ranks in turn.
+                part.seed = self._seed - part.epoch
         with isolate_rng():
             seed_all(self._seed)
             order = list(self._drawn_from)

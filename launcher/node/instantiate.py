@@ -39,9 +39,7 @@ def instantiate(node: Any, key: str, **more: Any) -> Any:
     try:
         return cls(**added, **arguments)
     except Exception as error:
-        raise CannotInstantiate(
-            f"{key}: {node['class_path']} could not be made: {type(error).__name__}: {error} ({_where(error)})"
-        ) from error
+        raise CannotInstantiate(f"{key}: {node['class_path']} could not be made: {_reason(error)}") from error
 
 
 def _import(class_path: str, key: str) -> Any:
@@ -56,9 +54,7 @@ def _import(class_path: str, key: str) -> Any:
             hint = f"{module_name} imports it ({_where(error)})"
         raise CannotInstantiate(f"{key}: no module named '{missing}'; {hint}") from error
     except Exception as error:
-        raise CannotInstantiate(
-            f"{key}: {module_name} cannot be imported: {type(error).__name__}: {error} ({_where(error)})"
-        ) from error
+        raise CannotInstantiate(f"{key}: {module_name} cannot be imported: {_reason(error)}") from error
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, dir(module), n=1)
         raise CannotInstantiate(
@@ -97,7 +93,20 @@ def _check_arguments(
             raise CannotInstantiate(f"{key}: {cls.__qualname__} needs the argument '{name}'")
 
 
+def _reason(error: BaseException) -> str:
+    """What went wrong and where in the user's code."""
+    text = error.msg if isinstance(error, SyntaxError) else error
+    return f"{type(error).__name__}: {text} ({_where(error)})"
+
+
 def _where(error: BaseException) -> str:
-    """The place in the user's code: file and line of the innermost frame."""
+    """File and line of the innermost frame that is no import machinery; of a syntax error, its own."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "no frame"
+    others = [frame for frame in frames if not _imports(frame.filename)]
+    return f"{others[-1].filename}:{others[-1].lineno}" if others else "no frame"
+
+
+def _imports(filename: str) -> bool:
+    return filename.startswith("<frozen") or filename == importlib.__file__

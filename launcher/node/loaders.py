@@ -22,6 +22,8 @@ class Loaders:
         self._seed, self._rank, self._between_steps = seed, rank, between_steps
         self._series: dict[str, _Series] = {}
         self._states: dict[str, Any] = {}
+        self.training: list[object] = []
+        """The user's own loaders, as Lightning has completed them."""
 
     def attach(self, trainer: Trainer) -> None:
         process = trainer.strategy.process_dataloader
@@ -60,6 +62,7 @@ class Loaders:
 
         if stage == "train":
             require_resumable(dataloader, "train_dataloader")
+            self.training = [*self.training[:number], dataloader]
             loader = ExactLoader(dataloader, position, self._between_steps)
         else:
             loader = ExactLoader(dataloader, position)

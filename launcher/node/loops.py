@@ -33,6 +33,17 @@ def before_validation(loops: dict[str, Any]) -> None:
     progress["is_last_batch"] = False
 
 
+def rescale(loops: dict[str, Any], ranks: int, new: int) -> None:
+    """Change a checkpoint's loop state, which counts one rank's batches, to that of another number of ranks.
+
+    The first batches of all ranks are the same samples as the first ones of more or fewer ranks, since a distributed
+    sampler deals them out in turn; where the division leaves a rest, these samples are seen again.
+    """
+    progress = loops["fit_loop"]["epoch_loop.batch_progress"]
+    for part in ("total", "current"):
+        progress[part] = {name: done * ranks // new for name, done in progress[part].items()}
+
+
 def enter(trainer: Trainer, *, validation_due: bool) -> None:
     """Have the loops go on exactly where they have been left. At on_train_start of a resumed attempt."""
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop

@@ -6,6 +6,7 @@ that is interrupted is left too; the checkpoint then holds the state from before
 """
 
 import copy
+import logging
 import math
 import signal
 import time
@@ -16,30 +17,36 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.checkpoints import Manifest, checkpoint_path
+from launcher.errors import LauncherError
+from launcher.ledger import Attempt
 from launcher.node import accumulators, loops
 from launcher.node.buckets import settle_buckets
 from launcher.node.checkpoint import DurableCheckpointIO, commit
+from launcher.node.curves import Curves
+from launcher.node.deviations import deviations
 from launcher.node.environment import Place
 from launcher.node.heartbeat import Heartbeat
 from launcher.node.loaders import Loaders, is_fitting
-from launcher.node.curves import Curves
 from launcher.node.plain import plain
 from launcher.node.seeding import mix, seed_all
 from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
 from launcher.run import Run
 from launcher.spec import JobSpec, seconds
 
+log = logging.getLogger(__name__)
+
 
 class Session(Callback):
     """One per rank and attempt."""
 
     def __init__(
-        self, run: Run, place: Place, spec: JobSpec, flag: StopFlag, io: DurableCheckpointIO, restored_step: int
+        self, run: Run, place: Place, spec: JobSpec, flag: StopFlag, io: DurableCheckpointIO, attempt: Attempt
     ) -> None:
         self._run, self._place, self._flag, self._io = run, place, flag, io
-        self._seed, self._policy = spec.seed_everything, spec.checkpoint
+        self._spec, self._seed, self._policy = spec, spec.seed_everything, spec.checkpoint
         self._every_s = seconds(self._policy.every) if self._policy.every else None
-        self._saved_step, self._saved_at = restored_step, time.monotonic()
+        self._attempt = attempt
+        self._saved_step, self._saved_at = attempt.first_step or 0, time.monotonic()
         self._stop, self._save = 0, False
         self._restored: dict[str, Any] | None = None
         self._step_begun_at = 0
@@ -87,11 +94,22 @@ class Session(Callback):
             self._within = Agreement(self._flag, self._group)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._restored = checkpoint["launcher"]
-        self._loaders.resume(checkpoint["launcher"]["ranks"][self._place.rank]["streams"])
-        trainer.should_stop = checkpoint["launcher"]["should_stop"]
-        self._metrics = checkpoint["launcher"]["metrics"]
-        if checkpoint["launcher"]["validation_due"]:
+        self._restored = saved = checkpoint["launcher"]
+        ranks, world_size = saved["ranks"], self._place.world_size
+        if len(ranks) == world_size:
+            self._loaders.resume(ranks[self._place.rank]["streams"])
+        else:
+            loops.rescale(checkpoint["loops"], len(ranks), world_size)
+            if any(state for rank in ranks for state in rank["streams"].values()):
+                raise LauncherError(
+                    f"the streams of {len(ranks)} ranks cannot be divided among {world_size}: "
+                    f"resume with {len(ranks)} ranks, or start anew with `launcher run`"
+                )
+        # Early stopping's decision, which Lightning forgets; whoever changes a run wants it to go on.
+        over = self._attempt.complete or saved["should_stop"]
+        trainer.should_stop = over and not self._attempt.changed
+        self._metrics = saved["metrics"]
+        if saved["validation_due"]:
             self._saved_step = -1  # the state after the validation is another one
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,8 +120,14 @@ class Session(Callback):
         self._total_steps = int(total) if 0 < total < float("inf") else None
         if self._restored:
             loops.enter(trainer, validation_due=self._restored["validation_due"])
-            accumulators.restore(trainer, self._restored["ranks"][self._place.rank])
+            if len(self._restored["ranks"]) == self._place.world_size:
+                accumulators.restore(trainer, self._restored["ranks"][self._place.rank])
+            elif loops.in_epoch(trainer):
+                log.warning("the number of ranks has changed: this epoch's metrics begin here")
         plain(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))  # refuse now what cannot be saved
+        if self._place.rank == 0:
+            for sentence in deviations(self._spec, trainer, self._loaders.training):
+                log.warning("not exact when resumed: %s", sentence)
         self._report(trainer, "train")
 
     # -- random state
@@ -234,7 +258,6 @@ class Session(Callback):
         """
         self._save = False
         if trainer.global_step != self._saved_step:
-            trainer.should_stop = trainer.should_stop or complete
             self._write(trainer, self._dump(trainer), complete=complete)
 
     def _dump(self, trainer: Trainer) -> dict[str, Any]:

@@ -21,7 +21,8 @@ def choose_start(run: Run, attempt: int) -> None:
     Raises:
         Fenced: a newer attempt has begun.
     """
-    for saved in reversed(in_order(run.ledger.refresh())):
+    state = run.ledger.refresh()
+    for saved in reversed(in_order(state)):
         try:
             verify(run.storage, saved.path)
         except BadCheckpoint as bad:
@@ -29,7 +30,13 @@ def choose_start(run: Run, attempt: int) -> None:
             set_aside(run, attempt, saved.path, str(bad))
         else:
             log.info("resuming from step %d (%s)", saved.step, saved.path)
-            event = AttemptResumes(attempt=attempt, step=saved.step, path=saved.path)
+            event = AttemptResumes(
+                attempt=attempt,
+                step=saved.step,
+                path=saved.path,
+                complete=saved.complete,
+                changed=saved.attempt == 0 or (state.spec is not None and saved.attempt <= state.changed_after),
+            )
             break
     else:
         log.info("starting from the beginning")

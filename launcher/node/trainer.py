@@ -1,7 +1,10 @@
 """The resolved spec to Lightning objects: model, data, and a Trainer in which the launcher has its places."""
 
+import pickle
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
@@ -59,22 +62,37 @@ class LauncherEnvironment(ClusterEnvironment):
         return self._place.node_rank
 
 
-def build_model_and_data(spec: JobSpec) -> tuple[LightningModule, LightningDataModule | None]:
+def build_model_and_data(spec: JobSpec, *, resumes: bool = False) -> tuple[LightningModule, LightningDataModule | None]:
     """Seeds everything, then makes both.
+
+    Args:
+        resumes: a checkpoint will give the model its weights.
 
     Raises:
         CannotInstantiate: the spec does not fit the code it names.
     """
     seed_everything(spec.seed_everything, verbose=False)
-    model = instantiate(spec.model.model_dump(), "model")
+    model = instantiate(spec.model.model_dump(exclude={"weights"}), "model")
     if not isinstance(model, LightningModule):
         raise CannotInstantiate(f"model.class_path: {spec.model.class_path} is no LightningModule")
+    if spec.model.weights and not resumes:
+        _load_weights(model, spec.model.weights)
     if spec.data is None:
         return model, None
     data = instantiate(spec.data.model_dump(), "data")
     if not isinstance(data, LightningDataModule):
         raise CannotInstantiate(f"data.class_path: {spec.data.class_path} is no LightningDataModule")
     return model, data
+
+
+def _load_weights(model: LightningModule, path: str) -> None:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(loaded.get("state_dict", loaded))
+    except FileNotFoundError:
+        raise CannotInstantiate(f"model.weights: there is no file {Path(path).absolute()}") from None
+    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        raise CannotInstantiate(f"model.weights: {path} does not fit {type(model).__name__}: {error}") from error
 
 
 def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session: Callback | None) -> Trainer:

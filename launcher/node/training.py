@@ -10,11 +10,12 @@ from launcher.ledger import FORMAT
 from launcher.node.checkpoint import DurableCheckpointIO
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type
+from launcher.node.provenance import check_provenance
 from launcher.node.session import Session
 from launcher.node.start import await_start
 from launcher.node.stop import StopFlag
 from launcher.node.trainer import build_model_and_data, build_trainer
-from launcher.run import Run
+from launcher.run import Run, spec_path
 from launcher.spec import JobSpec
 
 
@@ -25,14 +26,16 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
         Stopped: all ranks agreed to stop; the checkpoint is written.
         Fenced: a newer attempt has begun.
         CannotInstantiate, UnsupportedPrecision: the spec is at fault.
+        ForeignModule, Drift: the code or the packages are not those that they should be.
     """
-    spec = JobSpec.model_validate(run.record.spec)
+    spec = JobSpec.model_validate(run.read_json(spec_path(place.attempt)))
     attempt = await_start(run, place.attempt)
     io = DurableCheckpointIO()
-    session = Session(run, place, spec, flag, io, restored_step=attempt.first_step or 0)
+    session = Session(run, place, spec, flag, io, attempt)
     try:
-        model, data = build_model_and_data(spec)
+        model, data = build_model_and_data(spec, resumes=attempt.resumes_from is not None)
         trainer = build_trainer(spec, place, io, session)
+        check_provenance(run, place, spec.code.drift)
         curves = read_manifest(run.storage, attempt.resumes_from).curves if attempt.resumes_from else None
         session.attach(trainer, computed_type(trainer), curves)
         path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None

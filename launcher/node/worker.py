@@ -14,6 +14,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from launcher.diagnosis import UNWRITABLE, classified, oom_kills, oom_kills_since
 from launcher.errors import Fenced, LauncherError
 from launcher.node.environment import Place, die_with_parent, place_from
 from launcher.node.start import choose_start
@@ -23,20 +24,16 @@ from launcher.storage import PosixStorage
 
 log = logging.getLogger("launcher")
 
-_PEER = re.compile(
-    r"gloo|nccl|Connection (reset|closed|refused)|Broken pipe|connectFullMesh|Socket Timeout|address already in use",
-    re.IGNORECASE,
-)
-_LOADER_WORKER = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
-
 
 def main() -> int:
+    os.environ.pop("PYTHONSAFEPATH", None)  # it was for the start of this process, not for those of the user's
     flag = StopFlag()
     flag.install()  # before anything slow: a signal during the imports must not end the rank
     place = place_from(os.environ)
     if parent := os.environ.get("LAUNCHER_PARENT"):
         die_with_parent(int(parent))
     _log_to_stderr()
+    killed_before = oom_kills()
     run = Run(PosixStorage(Path(place.run_dir)))
     try:
         if place.rank == 0:
@@ -51,42 +48,45 @@ def main() -> int:
         log.warning("rank %d: %s", place.rank, fenced)
         return 1
     except BaseException as error:
-        _record_failure(run, place, error)
-        return 1
+        return _record_failure(run, place, error, stopping=bool(flag.signal), killed=oom_kills_since(killed_before))
     return 0
 
 
-def _record_failure(run: Run, place: Place, error: BaseException) -> None:
+def _record_failure(run: Run, place: Place, error: BaseException, *, stopping: bool, killed: int | None) -> int:
+    """Write down what ended this rank.
+
+    Args:
+        stopping: a signal had asked this rank to stop.
+        killed: processes that the out-of-memory killer has ended since this rank began.
+
+    Returns:
+        The exit code.
+    """
     if isinstance(error, LauncherError):  # the spec is at fault, or the machine: the message says it all
         log.error("rank %d: %s", place.rank, error)
         text = None
     else:
         text = "".join(traceback.format_exception(error))
         print(text, file=sys.stderr, flush=True)
-    run.write_json(
-        failure_path(place.attempt, place.rank),
-        {
-            "rank": place.rank,
-            "host": socket.gethostname(),
-            "time": time.time(),
-            "kind": failure_kind(error),
-            "type": type(error).__name__,
-            "message": str(error),
-            "traceback": text,
-        },
-    )
-
-
-def failure_kind(error: BaseException) -> str:
-    """`peer`: an echo of another rank's end. `infra`: a helper process was killed. `error`: the user's code."""
-    text = str(error)
-    if type(error).__module__.startswith("torch.distributed") or type(error).__name__.startswith("Dist"):
-        return "peer"
-    if isinstance(error, RuntimeError) and _LOADER_WORKER.search(text):
-        return "infra"
-    if isinstance(error, RuntimeError) and _PEER.search(text):
-        return "peer"
-    return "error"
+    kind, first = classified(error, oom_kills=killed)
+    shown = error if isinstance(error, LauncherError) else first
+    record = {
+        "rank": place.rank,
+        "host": socket.gethostname(),
+        "time": time.time(),
+        "kind": kind,
+        "type": type(shown).__name__,
+        "message": str(shown),
+        "traceback": text,
+        "stopping": stopping,
+        "oom_kills": killed,
+    }
+    try:
+        run.write_json(failure_path(place.attempt, place.rank), record)
+    except OSError as unwritable:  # a full disk, perhaps the one that ended this rank
+        log.error("rank %d: cannot write to the run directory: %s", place.rank, unwritable)
+        return UNWRITABLE
+    return 1
 
 
 def _log_to_stderr() -> None:

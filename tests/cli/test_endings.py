@@ -113,15 +113,18 @@ class TestTheUsersException:
 
         assert said.code == 0
         assert "attempt 1 ended: error (rank 1: KeyError: 'label')" in said.out
-        assert f'File "{module}", line {line}, in training_step' in said.out
-        assert "log of rank 1 on " in said.out
+        assert f'{module.name}", line {line}, in training_step' in said.out
+        assert "first: rank 1 on " in said.out
+        assert "others: rank 0: lost its peer (an echo)" in said.out
+        assert "log of rank 1: " in said.out
         assert "next: mend the code or the spec, then: launcher resume raising" in said.out
 
     def test_is_why_for_programs_too(self, failed: int, launcher: Shell) -> None:
         said = launcher("why", "raising", "--json").answer
 
         assert (said["run"], said["state"], said["attempt"], said["cause"]) == ("raising", "failed", 1, "error")
-        assert said["rank"] == 1
+        assert (said["rank"], said["kind"]) == (1, "error")
+        assert [(one["rank"], one["kind"]) for one in said["ranks"]] == [(0, "peer"), (1, "error")]
         assert 'raise KeyError("label")' in said["traceback"]
         assert said["log"] == f"{launcher.runs}/raising/attempts/001/logs/rank-00001.log"
         assert "launcher resume raising" in said["next"]

@@ -110,7 +110,7 @@ class Training:
         return create_run(self.root / "runs", record)
 
     def drive(self, run: Run) -> RunEnded:
-        spec = JobSpec.model_validate(run.record.spec)
+        spec = JobSpec.model_validate(run.now.spec)
         return Supervisor(run, spec, ForkBackend()).drive()
 
     def run(self, spec: Mapping[str, Any], name: str = "run") -> Run:

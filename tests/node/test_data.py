@@ -76,6 +76,21 @@ def test_epochs_and_seeds_differ() -> None:
     assert order(seed=1) != order(seed=2)
 
 
+def test_any_number_of_ranks_goes_through_the_same_order() -> None:
+    data = Drawing()
+    alone = [index for batch in drawn(exact(DataLoader(data, 4, shuffle=True), epoch=3)) for index in batch[0]]
+    ranks = [
+        [
+            index
+            for batch in drawn(exact(DataLoader(data, 4, sampler=DistributedSampler(data, 2, rank)), epoch=3))
+            for index in batch[0]
+        ]
+        for rank in range(2)
+    ]
+
+    assert [index for pair in zip(*ranks, strict=True) for index in pair] == alone
+
+
 def test_no_batch_before_the_position_is_loaded() -> None:
     touched = []
 

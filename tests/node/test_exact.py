@@ -1,5 +1,7 @@
 """Whatever a training uses, and wherever it is interrupted, it ends as if it had not been."""
 
+import csv
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,12 @@ from launcher.run import Run
 SPEC: dict[str, Any] = {
     "model": {"class_path": "toys.Full"},
     "data": {"class_path": "toys.NoisyData", "init_args": {"size": 92}},
-    "trainer": {"max_epochs": 3, "logger": False, "enable_model_summary": False},
+    "trainer": {
+        "max_epochs": 3,
+        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger"},
+        "log_every_n_steps": 1,
+        "enable_model_summary": False,
+    },
     "checkpoint": {"every_n_steps": 3},
 }
 """Three epochs of 12 batches on one rank, the last of them smaller than the others."""
@@ -44,7 +51,14 @@ def differences(one: Run, other: Run) -> list[str]:
     assert one.finished
     assert other.finished
     found += [] if one.finished["metrics"] == other.finished["metrics"] else ["metrics"]
+    found += [] if curves(one) == curves(other) else ["curves"]
     return found
+
+
+def curves(run: Run) -> list[dict[str, str]]:
+    """All that was logged, in order: each step's row, each validation's, each epoch end's."""
+    with Path(run.storage.root, "csv/metrics.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def attempts(run: Run) -> tuple[Attempt, ...]:

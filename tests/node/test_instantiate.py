@@ -1,5 +1,6 @@
 """Errors of class_path and init_args name the key and the nearest name."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +44,31 @@ def test_added_arguments_go_where_they_are_accepted_and_not_given() -> None:
 def test_what_does_not_fit_is_named(described: dict[str, Any], message: str) -> None:
     with pytest.raises(CannotInstantiate, match=message):
         instantiate(described, "model")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ndef f(:\n    pass\n", r"cannot be imported: SyntaxError: invalid syntax \({path}:2\)$"),
+        ("import os\nfrom os import nowhere\n", r"cannot import name 'nowhere' from 'os' .* \({path}:2\)$"),
+        ("x = 1\n\nraise KeyError('label')\n", r"cannot be imported: KeyError: 'label' \({path}:3\)$"),
+        ("def f():\n    1 / 0\n\nf()\n", r"ZeroDivisionError: division by zero \({path}:2\)$"),
+        ("import importlib\nimportlib.import_module('gone')\n", r"'gone'; {module} imports it \({path}:2\)$"),
+    ],
+    ids=["syntax", "name", "exception", "innermost", "dynamic"],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_the_line_of_the_user_s_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str, request: pytest.FixtureRequest
+) -> None:
+    module = f"user_{request.node.callspec.id}"
+    path = tmp_path / f"{module}.py"
+    path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(CannotInstantiate, match=message.format(path=path, module=module)):
+        instantiate(node(f"{module}.Net"), "model")
+
+
+def test_an_error_without_a_frame_of_the_user_s_code_names_the_nearest() -> None:
+    with pytest.raises(CannotInstantiate, match=r"could not be made: TypeError: .* \(.*instantiate\.py:\d+\)$"):
+        instantiate(node("itertools.count", start="x"), "model")

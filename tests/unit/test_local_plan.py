@@ -14,7 +14,7 @@ import pytest
 from launcher.backends import Plan
 from launcher.backends.local import WORKER, LocalBackend, Machine, this_host
 from launcher.errors import UsageError
-from launcher.run import Record
+from launcher.run import Code, Record, Tree
 from launcher.spec import JobSpec
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -23,7 +23,15 @@ FOUR = Machine(cpus=32, gpus=("0", "1", "2", "3"))
 EIGHT = Machine(cpus=64, gpus=tuple(f"GPU-{number}" for number in range(8)))
 
 
-def plan(machine: Machine, *, attempt: int = 1, env: dict[str, str] | None = None, **resources: Any) -> Plan:
+def plan(
+    machine: Machine,
+    *,
+    attempt: int = 1,
+    env: dict[str, str] | None = None,
+    code: Code | None = None,
+    workdir: str = "/project",
+    **resources: Any,
+) -> Plan:
     body = {"name": "test", "model": {"class_path": "a.B"}, "resources": resources, "env": {"vars": env or {}}}
     record = Record(
         id="run",
@@ -34,7 +42,8 @@ def plan(machine: Machine, *, attempt: int = 1, env: dict[str, str] | None = Non
         spec_file="job.yaml",
         spec_text="",
         import_path=("/jobs", "/project"),
-        workdir="/project",
+        workdir=workdir,
+        code=code,
     )
     return LocalBackend(machine).plan("/runs/run", record, JobSpec.model_validate(body), attempt)
 
@@ -172,8 +181,36 @@ class TestEnvironment:
         assert variable(planned, "RANK") == ["0", "1"]
         assert variable(planned, "LAUNCHER_RUN_DIR") == ["/runs/run"] * 2
 
-    def test_the_import_path_is_the_run_s(self) -> None:
-        assert variable(plan(CPUS), "PYTHONPATH") == ["/jobs:/project"]
+    def test_the_import_path_is_the_run_s_and_nothing_comes_before_it(self) -> None:
+        planned = plan(CPUS, env={"PYTHONSAFEPATH": ""})
+
+        assert variable(planned, "PYTHONPATH") == ["/jobs:/project"]
+        assert variable(planned, "PYTHONSAFEPATH") == ["1"]
+
+
+class TestSnapshot:
+    """What an attempt gets of the code that its run has copied."""
+
+    def code(self, workdir: str | None = "project/here") -> Code:
+        tree = Tree(path="/project", folder="project")
+        return Code(digest="12ab", trees=(tree,), import_path=("project/src", "/outside"), workdir=workdir)
+
+    def test_it_is_imported_from_in_the_place_of_the_tree(self) -> None:
+        planned = plan(CPUS, tasks_per_node=2, code=self.code())
+
+        assert variable(planned, "PYTHONPATH") == ["/runs/run/code/12ab/project/src:/outside"] * 2
+
+    def test_the_working_directory_is_the_user_s_own(self, tmp_path: Path) -> None:
+        assert plan(CPUS, code=self.code(), workdir=str(tmp_path)).workdir == str(tmp_path)
+
+    def test_that_is_gone_it_is_the_same_folder_of_the_snapshot(self) -> None:
+        assert plan(CPUS, code=self.code(), workdir="/gone").workdir == "/runs/run/code/12ab/project/here"
+
+    def test_that_is_gone_and_in_no_snapshot_it_is_the_run_s(self) -> None:
+        assert plan(CPUS, code=self.code(None), workdir="/gone").workdir == "/runs/run"
+        assert plan(CPUS, workdir="/gone").workdir == "/gone", (
+            "without a snapshot that is an error, and it shall be told"
+        )
 
 
 class TestThisHost:

@@ -171,11 +171,14 @@ class TestEnds:
 
     @pytest.mark.parametrize("stopping", [False, True])
     @pytest.mark.parametrize("cancelling", [False, True])
-    @pytest.mark.parametrize("budget_from", [0, 1])
-    def test_finished_wins_over_all_wishes(self, stopping: bool, cancelling: bool, budget_from: int) -> None:
-        state = after("finished", cancelling=cancelling, budget_from=budget_from)
+    def test_finished_wins_over_all_wishes(self, stopping: bool, cancelling: bool) -> None:
+        state = after("finished", cancelling=cancelling)
 
         assert answer(state, stopping=stopping) == Finish("finished", "reason 1")
+
+    def test_a_finished_run_that_was_resumed_goes_on(self) -> None:
+        assert answer(after("finished", budget_from=1)) == Start(2)
+        assert answer(after("finished", budget_from=1), stopping=True) == Finish("stopped", "stopped by the user")
 
     @pytest.mark.parametrize("causes", [[], ["infra"], ["error"], ["preempted+"], ["cancelled"], ["stopped"]])
     def test_a_cancelled_run_never_starts_again(self, causes: list[str]) -> None:
@@ -184,9 +187,29 @@ class TestEnds:
 
             assert answer(state, stopping=stopping) == Finish("cancelled", "cancelled by the user")
 
-    @pytest.mark.parametrize("causes", [[], ["infra"], ["error"], ["preempted+"], ["stopped"]])
+    @pytest.mark.parametrize("causes", [[], ["infra"], ["error", "infra"], ["preempted+"], ["stopped"], ["cancelled"]])
     def test_a_supervisor_that_stops_starts_nothing(self, causes: list[str]) -> None:
-        assert answer(after(*causes), stopping=True) == Finish("stopped", "stopped by the user")
+        assert answer(after(*causes), Budgets(error=9), stopping=True) == Finish("stopped", "stopped by the user")
+
+    @pytest.mark.parametrize("error", [0, 9])
+    @pytest.mark.parametrize("causes", [["error"], ["preempted+", "error+"]])
+    def test_an_error_is_not_resumable_because_the_user_stops(self, causes: list[str], error: int) -> None:
+        last = len(causes)
+
+        decision = answer(after(*causes), Budgets(error=error), stopping=True, now=0.0)
+
+        assert decision == Finish("failed", f"attempt {last}: reason {last}")
+
+    def test_what_has_used_up_its_budget_failed_though_the_user_stops(self) -> None:
+        decision = answer(after(*["infra"] * 4), stopping=True)
+
+        assert decision == Finish("failed", "attempt 4: reason 4 (retry.infra: 3 used up)")
+
+    @pytest.mark.parametrize("causes", [["error"], ["infra"] * 4])
+    def test_a_resumed_run_that_is_stopped_before_it_starts_is_stopped(self, causes: list[str]) -> None:
+        state = after(*causes, budget_from=len(causes))
+
+        assert answer(state, stopping=True) == Finish("stopped", "stopped by the user")
 
     def test_a_stop_is_not_delayed_by_the_back_off(self) -> None:
         assert isinstance(answer(after("infra"), now=100.0), Wait)

@@ -4,12 +4,27 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.errors import USAGE, FormatTooNew, LauncherError, UsageError
-from launcher.run import Run, attempt_folder, failure_path, failures, find_run, log_path, new_id, run_ids
+from launcher.run import (
+    Code,
+    Run,
+    Tree,
+    attempt_folder,
+    check_id,
+    create_run,
+    failure_path,
+    failures,
+    find_run,
+    log_path,
+    new_id,
+    run_ids,
+)
 
 MakeRun = Callable[..., Run]
 
@@ -48,6 +63,10 @@ class TestCreate:
             make_run(bad)
 
         assert not runs_root.exists()
+
+    def test_a_name_can_be_checked_before_anything_is_done(self) -> None:
+        with pytest.raises(UsageError, match=r"'\.\./a' is no name for a run"):
+            check_id("../a")
 
     @pytest.mark.parametrize("good", ["a", "0", "A.b_c-d", "x" * 95])
     def test_what_is_a_name_is_taken(self, make_run: MakeRun, good: str) -> None:
@@ -100,6 +119,15 @@ class TestFind:
 
         assert find_run(runs_root, "mnist").id == "mnist-1"
 
+    def test_a_neighbour_that_cannot_be_read_is_in_nobody_s_way(self, make_run: MakeRun, runs_root: Path) -> None:
+        damaged = make_run("mnist-0", name="mnist")
+        make_run("mnist-1", name="mnist")
+        damaged.storage.replace("run.json", b"{")
+
+        assert find_run(runs_root, "mnist").id == "mnist-1"
+        with pytest.raises(LauncherError, match=r"mnist-0/run\.json: damaged"):
+            find_run(runs_root, "mnist-0")
+
     @pytest.mark.parametrize("oldest", ["a", "b", "c"])
     def test_without_a_name_the_latest(self, make_run: MakeRun, runs_root: Path, oldest: str) -> None:
         runs = {name: make_run(name) for name in "abc"}
@@ -146,6 +174,71 @@ class TestRead:
 
         with pytest.raises(FormatTooNew, match=r"written by launcher 9\.9, this is .*; update this one"):
             Run(run.storage)
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "",
+            "{",
+            "[]",
+            "1",
+            "null",
+            '"text"',
+            '{"format": 1}',
+            '{"format": "1"}',
+            "\xff",
+            {"spec": []},
+            {"created": "now"},
+            {"id": 1},
+            {"import_path": "/a"},
+            {"code": 1},
+            {"code": {}},
+            {"code": {"trees": [1], "import_path": []}},
+        ],
+    )
+    def test_what_a_launcher_did_not_write_is_told_with_its_file(self, make_run: MakeRun, damage: Any) -> None:
+        run = make_run()
+        body = json.loads(run.storage.read("run.json"))
+        text = damage if isinstance(damage, str) else json.dumps(body | damage)
+        run.storage.replace("run.json", text.encode("latin-1"))
+
+        with pytest.raises(
+            LauncherError, match=r"/runs/run/run\.json: damaged, or not written by a launcher \("
+        ) as raised:
+            Run(run.storage)
+
+        assert raised.value.exit_code != USAGE
+        assert "\n" not in str(raised.value)
+
+    def test_what_cannot_be_read_is_told_with_its_file(self, make_run: MakeRun) -> None:
+        run = make_run()
+        run.storage.delete("run.json")
+        Path(run.storage.root, "run.json").mkdir()
+
+        with pytest.raises(LauncherError, match=r"/runs/run/run\.json: damaged, .*IsADirectoryError"):
+            Run(run.storage)
+
+    def test_the_code_is_read_back_as_it_was_written(self, make_run: MakeRun, runs_root: Path) -> None:
+        trees = (Tree(path="/p", folder="p", commit="abc", changed=3), Tree(path="/q", folder="q"))
+        code = Code(digest="12ab", trees=trees, import_path=("p/src", "/elsewhere"), workdir=None, diff=True)
+
+        created = create_run(runs_root, replace(make_run().record, id="coded", code=code))
+
+        assert Run(created.storage).record.code == code
+
+    def test_a_run_from_before_there_was_a_snapshot_has_none(self, make_run: MakeRun) -> None:
+        run = make_run()
+        body = json.loads(run.storage.read("run.json"))
+        del body["code"]
+        run.write_json("run.json", body)
+
+        assert Run(run.storage).record == run.record
+
+    def test_keys_that_a_later_launcher_has_added_are_passed_over(self, make_run: MakeRun) -> None:
+        run = make_run()
+        run.write_json("run.json", json.loads(run.storage.read("run.json")) | {"added": 1})
+
+        assert Run(run.storage).record == run.record
 
     def test_finished_is_what_finished_json_says(self, make_run: MakeRun) -> None:
         run = make_run()

@@ -12,7 +12,19 @@ from launcher.errors import FINISHED, SpecError
 from launcher.spec import JobSpec, TrainerArgs, json_schema, parse_spec
 
 JOBS = Path(__file__).parents[2] / "jobs"
-SECTIONS = ["Checkpoint", "ClassSpec", "Code", "Env", "Resources", "Retry", "Slurm", "Sweep", "Tpu", "TrainerArgs"]
+SECTIONS = [
+    "Checkpoint",
+    "ClassSpec",
+    "Code",
+    "Env",
+    "Model",
+    "Resources",
+    "Retry",
+    "Slurm",
+    "Sweep",
+    "Tpu",
+    "TrainerArgs",
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +60,7 @@ def test_it_knows_every_section_and_what_must_be_there(schema: dict[str, Any]) -
     assert schema["required"] == ["name", "model"]
     assert {name: section["required"] for name, section in schema["$defs"].items() if "required" in section} == {
         "ClassSpec": ["class_path"],
+        "Model": ["class_path"],
         "Sweep": ["matrix"],
         "Tpu": ["accelerator_type"],
     }

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from launcher.cli.main import main
 from launcher.errors import USAGE, SpecError
-from launcher.spec import MAX_RANKS, ClassSpec, JobSpec, TrainerArgs, load_spec, parse_spec, seconds
+from launcher.spec import MAX_RANKS, ClassSpec, JobSpec, Model, TrainerArgs, load_spec, parse_spec, seconds
 from launcher.yamlfile import MAX_BYTES
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -83,7 +83,7 @@ class TestRight:
         spec = spec_of(FIVE_LINES)
 
         assert spec.name == "boring"
-        assert spec.model == ClassSpec(class_path="lightning.pytorch.demos.boring_classes.BoringModel")
+        assert spec.model == Model(class_path="lightning.pytorch.demos.boring_classes.BoringModel")
         assert spec.trainer.max_epochs == 1
         assert spec.data is None
 

@@ -1,0 +1,68 @@
+"""resume: carry a run on, as it is or with changes."""
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from launcher.backends.local import LocalBackend
+from launcher.cli.check import check_spec
+from launcher.cli.common import wanted_run
+from launcher.cli.run import answer, carry_on, staged_code, terminal_of, who
+from launcher.errors import FINISHED, LauncherError, LedgerConflict
+from launcher.exactness import consequences
+from launcher.ledger import ResumeRequested, RunState
+from launcher.run import Run, attempt_folder
+from launcher.spec import JobSpec, parse_spec
+from launcher.status import living_driver
+
+
+def resume(args: argparse.Namespace) -> int:
+    found, terminal = wanted_run(args), terminal_of(args)
+    state = found.ledger.refresh()
+    finished = found.finished
+    if finished and not args.overrides and not _asked_already(state, finished):
+        terminal.line(f"{found.id} is finished already; `launcher resume {found.id} --set KEY=VALUE` changes it")
+        return answer(found, args, FINISHED)
+    if driver := living_driver(found, state):
+        raise LauncherError(
+            f"{found.id}: process {driver.pid} on {driver.host} drives this run; "
+            f"`launcher logs -f {found.id}` follows it"
+        )
+    spec = JobSpec.model_validate(found.now.spec)
+    event = ResumeRequested(by=who())
+    if args.overrides:
+        spec = _changed(found, state, args.overrides)
+        resolved = spec.model_dump(mode="json", exclude_unset=True)
+        for sentence in consequences(found.now.spec, resolved):
+            terminal.line(f"change: {sentence}")
+        event = replace(event, overrides=tuple(args.overrides), spec=resolved)
+    plan = LocalBackend().plan(found.storage.root, found.now, spec, len(state.attempts) + 1)
+    if args.code:
+        with staged_code(spec, found.record, Path(found.storage.root)) as staged:
+            if not args.no_check:
+                check_spec(spec, plan, staged)
+            if staged:
+                staged.publish()
+                event = replace(event, code=asdict(staged.code))
+                terminal.line("change: code: from here on as it is now")
+    elif args.overrides and not args.no_check:
+        check_spec(spec, plan)
+    try:
+        found.ledger.append(event, after=state.version)
+    except LedgerConflict:
+        raise LauncherError(f"{found.id}: somebody else acts on this run just now; look again") from None
+    if finished:  # it is that no longer, and what it was stays with its attempt
+        found.storage.move("finished.json", f"{attempt_folder(finished['attempt'])}/finished.json")
+    return carry_on(found, spec, args, terminal)
+
+
+def _asked_already(state: RunState, finished: dict[str, Any]) -> bool:
+    """A resume of a finished run that was killed before it began."""
+    return state.ended is None and finished["attempt"] <= state.budget_from
+
+
+def _changed(found: Run, state: RunState, overrides: list[str]) -> JobSpec:
+    """The spec as it was written, with all that was changed since, and now."""
+    every = [*found.record.overrides, *state.overrides, *overrides]
+    return parse_spec(found.record.spec_text, source=found.record.spec_file, overrides=every)

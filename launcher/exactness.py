@@ -1,0 +1,74 @@
+"""What is exact: the guarantee for a run that is interrupted, and what a change of its spec does to it. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_WITHOUT_EFFECT = (
+    *("name", "checkpoint", "retry", "code", "slurm", "tpu", "sweep", "env", "resources.time", "resources.mem"),
+    *("trainer.logger", "trainer.log_every_n_steps", "trainer.profiler", "trainer.enable_progress_bar"),
+    *("trainer.enable_model_summary", "model.weights"),
+)
+_LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.min_epochs", "trainer.min_steps")
+_RANKS = ("resources.nodes", "resources.tasks_per_node", "resources.gpus_per_node")
+
+
+def guarantee(accelerator: str, ranks: int, *, deterministic: bool) -> str:
+    """What a resumed run has in common with one that was never touched.
+
+    Args:
+        accelerator: `cpu` or `gpu`.
+        deterministic: trainer.deterministic is on.
+    """
+    if accelerator == "cpu":
+        return "the same bits, while the number of ranks and of threads stays the same"
+    if not deterministic:
+        return "the same samples and random numbers; for the same bits set trainer.deterministic: true"
+    if ranks == 1:
+        return "the same bits, on GPUs of the same kind"
+    return "the same bits, on as many GPUs of the same kind, connected alike (NCCL_ALGO=Ring fixes the order of sums)"
+
+
+def consequences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One sentence for each changed key that may make the run another than it would have been from the beginning.
+
+    Args:
+        old, new: resolved specs, as JobSpec.model_dump gives them.
+    """
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    return [
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}: {_effect(key)}"
+        for key in changed
+        if not _is_below(key, _WITHOUT_EFFECT)
+    ]
+
+
+def _effect(key: str) -> str:
+    if _is_below(key, _LENGTH):
+        return (
+            "as if it had been so from the beginning, unless a learning rate schedule depends on the length of training"
+        )
+    if _is_below(key, _RANKS):
+        return "another number of samples a step; an epoch still sees each once, and its metrics begin anew"
+    if key == "resources.cpus_per_task":
+        return "sums over other threads may differ in their last bits"
+    return "from here on; the run is no longer what it would have been from the beginning"
+
+
+def _is_below(key: str, keys: tuple[str, ...]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
+
+
+def _leaves(value: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            yield from _leaves(below, f"{above}.{key}" if above else key)
+    elif isinstance(value, list) and value:
+        for index, below in enumerate(value):
+            yield from _leaves(below, f"{above}.{index}")
+    else:
+        yield above, value
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return str(leaves[key]) if key in leaves else "its default"

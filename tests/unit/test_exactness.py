@@ -1,0 +1,67 @@
+"""What a change does is said, and a change that does nothing is not."""
+
+from typing import Any
+
+import pytest
+
+from launcher.exactness import consequences, guarantee
+
+OLD: dict[str, Any] = {
+    "name": "x",
+    "model": {"class_path": "a.B", "init_args": {"lr": 0.1, "sizes": [1, 2]}},
+    "trainer": {"max_epochs": 3, "logger": False},
+    "resources": {"tasks_per_node": 2, "time": "1h"},
+}
+
+
+def changed(section: str, **values: Any) -> dict[str, Any]:
+    return {**OLD, section: {**OLD.get(section, {}), **values}}
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        OLD,
+        changed("resources", time="2h"),
+        changed("resources", mem="16G"),
+        changed("checkpoint", every_n_steps=5),
+        changed("retry", error=1),
+        changed("trainer", logger=True),
+        changed("slurm", partition="gpu"),
+    ],
+)
+def test_what_changes_nothing_about_the_result_is_not_mentioned(new: dict[str, Any]) -> None:
+    assert consequences(OLD, new) == []
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (changed("trainer", max_epochs=20), "trainer.max_epochs: 3 -> 20: as if it had been so from the beginning"),
+        (changed("resources", tasks_per_node=1), "resources.tasks_per_node: 2 -> 1: another number of samples a step"),
+        (changed("resources", cpus_per_task=4), "resources.cpus_per_task: its default -> 4: sums over other threads"),
+        (changed("trainer", precision="bf16-mixed"), "trainer.precision: its default -> bf16-mixed: from here on"),
+        (changed("model", init_args={"lr": 0.2, "sizes": [1, 2]}), "model.init_args.lr: 0.1 -> 0.2: from here on"),
+        (changed("model", init_args={"lr": 0.1, "sizes": [1, 3]}), "model.init_args.sizes.1: 2 -> 3: from here on"),
+        ({**OLD, "seed_everything": 1}, "seed_everything: its default -> 1: from here on"),
+    ],
+)
+def test_what_may_change_the_result_is_said(new: dict[str, Any], said: str) -> None:
+    (sentence,) = consequences(OLD, new)
+
+    assert sentence.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (("cpu", 3, False), "the same bits, while the number of ranks"),
+        (("gpu", 1, False), "trainer.deterministic: true"),
+        (("gpu", 1, True), "the same bits, on GPUs of the same kind"),
+        (("gpu", 8, True), "NCCL_ALGO"),
+    ],
+)
+def test_the_guarantee_depends_on_where_it_runs(where: tuple[str, int, bool], said: str) -> None:
+    accelerator, ranks, deterministic = where
+
+    assert said in guarantee(accelerator, ranks, deterministic=deterministic)
