@@ -109,8 +109,9 @@ class Run:
     def now(self) -> Record:
         """The record with spec and code as they have been changed since the run was created."""
         state = self.ledger.refresh()
+        spec = state.spec or self.record.spec
         code = code_from(state.code) if state.code else self.record.code
-        return replace(self.record, spec=state.spec or self.record.spec, code=code)
+        return replace(self.record, spec=spec, code=code if spec.get("code", {}).get("snapshot", True) else None)
 
     @property
     def finished(self) -> dict[str, Any] | None:

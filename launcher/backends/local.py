@@ -12,9 +12,10 @@ from pathlib import Path
 
 from launcher import shell
 from launcher.backends import Handle, Plan, RankPlan
-from launcher.diagnosis import attempt_cause, oom_kills, oom_kills_since
+from launcher.diagnosis import attempt_cause
 from launcher.driver import start_ticks, this_machine
 from launcher.errors import UsageError
+from launcher.oom import oom_kills, oom_kills_since
 from launcher.policy import Cause, Phase, Seen
 from launcher.run import Record, Run, code_folder, failures, log_path, progress_path
 from launcher.snapshot import import_path

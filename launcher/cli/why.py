@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from launcher.cli.common import print_json, wanted_run
 from launcher.cli.terminal import Terminal, clock
-from launcher.diagnosis import Kind, ended, kind_of
+from launcher.diagnosis import ended, kind_of
 from launcher.errors import UsageError
+from launcher.kinds import Kind
 from launcher.ledger import Attempt
 from launcher.policy import Cause
 from launcher.run import Run, attempt_folder, failures, log_path

@@ -28,7 +28,6 @@ from launcher.node.environment import Place
 from launcher.node.heartbeat import Heartbeat
 from launcher.node.loaders import Loaders, is_fitting
 from launcher.node.plain import plain
-from launcher.node.seeding import mix, seed_all
 from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
 from launcher.run import Run
 from launcher.spec import JobSpec, seconds
@@ -130,27 +129,16 @@ class Session(Callback):
                 log.warning("not exact when resumed: %s", sentence)
         self._report(trainer, "train")
 
-    # -- random state
+    # -- at each batch
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed_all(mix(self._seed, "epoch", trainer.current_epoch, self._place.rank))
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self._step_begun_at = trainer.global_step
-        seed_all(mix(self._seed, "step", trainer.fit_loop.total_batch_idx, self._place.rank))
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self._within_evaluation(trainer)
-        step = trainer.global_step
-        seed_all(mix(self._seed, "validation", step, dataloader_idx, batch_idx, self._place.rank))
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self._within_evaluation(trainer)
-        seed_all(mix(self._seed, "test", dataloader_idx, batch_idx, self._place.rank))
 
     # -- reporting
 

@@ -15,6 +15,7 @@ from launcher.node.environment import Place
 from launcher.node.instantiate import CannotInstantiate, instantiate
 from launcher.node.loggers import as_list, build_loggers
 from launcher.node.precision import precision_arguments
+from launcher.node.randomness import Randomness
 from launcher.spec import JobSpec
 
 
@@ -108,7 +109,8 @@ def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session:
         for name in ("callbacks", "strategy", "profiler", "plugins")
     }
     precision = precision_arguments(given.pop("precision", "32-true"), place.accelerator)
-    callbacks = [*([session] if session else []), *as_list(objects["callbacks"])]
+    own = [session, Randomness(spec.seed_everything, place.rank)] if session else []
+    callbacks = [*own, *as_list(objects["callbacks"])]
     plugins = [LauncherEnvironment(place), io, *precision.pop("plugins", []), *as_list(objects["plugins"])]
     logger = build_loggers(given.pop("logger", True), place.run_dir)
     try:

@@ -14,11 +14,13 @@ import traceback
 import warnings
 from pathlib import Path
 
-from launcher.diagnosis import UNWRITABLE, classified, oom_kills, oom_kills_since
+from launcher.diagnosis import UNWRITABLE
 from launcher.errors import Fenced, LauncherError
+from launcher.kinds import classified
 from launcher.node.environment import Place, die_with_parent, place_from
 from launcher.node.start import choose_start
 from launcher.node.stop import StopFlag, Stopped
+from launcher.oom import oom_kills, oom_kills_since
 from launcher.run import Run, failure_path
 from launcher.storage import PosixStorage
 

@@ -117,7 +117,7 @@ class TestTheUsersException:
         assert "first: rank 1 on " in said.out
         assert "others: rank 0: lost its peer (an echo)" in said.out
         assert "log of rank 1: " in said.out
-        assert "next: mend the code or the spec, then: launcher resume raising" in said.out
+        assert "next: mend the code, then: launcher resume raising --code" in said.out
 
     def test_is_why_for_programs_too(self, failed: int, launcher: Shell) -> None:
         said = launcher("why", "raising", "--json").answer

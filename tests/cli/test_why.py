@@ -11,8 +11,8 @@ import pytest
 from cli.commands import Shell
 from launcher.cli.main import main
 from launcher.cli.why import _ANSWERS
-from launcher.diagnosis import Kind
 from launcher.errors import FINISHED, USAGE
+from launcher.kinds import Kind
 from launcher.ledger import AttemptEnded, AttemptStarted, AttemptStarting, ResumeRequested, RunEnded
 from launcher.run import Record, Run, create_run, failure_path, log_path
 
@@ -93,7 +93,7 @@ def test_the_first_cause_and_not_the_echoes(made: Made, ask: Ask) -> None:
         "",
         "others: ranks 0-2, 5: lost their peer (an echo)",
         f"log of rank 3: {made.root}/run/attempts/001/logs/rank-00003.log",
-        "next: mend the code or the spec, then: launcher resume run",
+        "next: mend the code, then: launcher resume run --code",
     ]
 
 
@@ -121,9 +121,9 @@ def test_a_single_echo_is_told_of_its_rank(made: Made, ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("kind", "step"),
     [
-        ("error", "mend the code or the spec, then: launcher resume run"),
+        ("error", "mend the code, then: launcher resume run --code"),
         ("spec", "correct the spec: launcher resume run --set KEY=VALUE; or mend the code, then"),
-        ("import", "install the module in this environment or mend the import, then: launcher resume run; or"),
+        ("import", "install the module in this environment or mend the import, then: launcher resume run --code; or"),
         ("import", "begin anew: launcher run /jobs/net.yaml --set 'model.init_args.name=two words'"),
         ("memory", "resources.mem, or lower data.init_args.num_workers or batch_size: launcher resume run --set data."),
         ("gpu-memory", "to 16-mixed: launcher resume run --set data.init_args.batch_size=N; if other programs"),

@@ -25,8 +25,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from toys import Classifier
 
-from launcher.diagnosis import UNWRITABLE, Kind, classified, failure_kind
+from launcher.diagnosis import UNWRITABLE
 from launcher.errors import FormatTooNew, LauncherError, UsageError
+from launcher.kinds import Kind, classified, failure_kind
 from launcher.ledger import ResumeRequested
 from launcher.node import worker
 from launcher.node.checkpoint import DurableCheckpointIO

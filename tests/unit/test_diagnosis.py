@@ -7,20 +7,9 @@ from typing import Any
 
 import pytest
 
-from launcher.diagnosis import (
-    CAUSES,
-    ECHOES,
-    UNWRITABLE,
-    Diagnosis,
-    Kind,
-    attempt_cause,
-    diagnose,
-    ended,
-    first_failure,
-    kind_of,
-    oom_kills,
-    oom_kills_since,
-)
+from launcher.diagnosis import UNWRITABLE, Diagnosis, attempt_cause, diagnose, ended, first_failure, kind_of
+from launcher.kinds import CAUSES, ECHOES, Kind
+from launcher.oom import oom_kills, oom_kills_since
 from launcher.policy import Cause
 
 KILLED, TERMINATED, ABORTED = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT
