@@ -108,37 +108,32 @@ def prune(run: Run, attempt: int, keep_last: int) -> None:
         run.storage.delete(path.removesuffix(f"/{FILE}"))
 
 
-def adopt(run: Run, source: Run, step: int | None) -> int:
-    """Have a new run begin with a copy of another run's checkpoint.
-
-    Args:
-        step: of the checkpoint; None: the newest that is whole.
-
-    Returns:
-        The step of the checkpoint.
+def newest_whole(run: Run, step: int | None) -> tuple[CheckpointSaved, Manifest]:
+    """The checkpoint of this step; None: the newest that is whole.
 
     Raises:
-        UsageError: there is none, or none of this step, that is whole.
+        UsageError: there is none that is whole.
     """
     bad = []
-    for saved in reversed(in_order(source.ledger.refresh())):
-        if step is not None and saved.step != step:
-            continue
-        try:
-            manifest = verify(source.storage, saved.path)
-        except BadCheckpoint as problem:
-            bad.append(f"step {saved.step}: {problem}")
-            continue
-        path = checkpoint_path(saved.step, 0)
-        with source.storage.open(saved.path) as given, run.storage.writer(path) as taken:
-            shutil.copyfileobj(given, taken, _CHUNK)
-        write_manifest(run.storage, path, replace(manifest, attempt=0, complete=False, curves=None))
-        event = replace(saved, attempt=0, path=path, complete=False)
-        run.ledger.append(event, after=run.ledger.refresh().version)
-        return saved.step
-    steps = ", ".join(str(saved.step) for saved in in_order(source.ledger.refresh())) or "none"
+    for saved in reversed(in_order(run.ledger.refresh())):
+        if step is None or saved.step == step:
+            try:
+                return saved, verify(run.storage, saved.path)
+            except BadCheckpoint as problem:
+                bad.append(f"; step {saved.step}: {problem}")
+    steps = ", ".join(str(saved.step) for saved in in_order(run.ledger.refresh())) or "none"
     wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-    raise UsageError(f"{source.id} has {wanted} that is whole; there are: {steps}" + "".join(f"; {one}" for one in bad))
+    raise UsageError(f"{run.id} has {wanted} that is whole; there are: {steps}{''.join(bad)}")
+
+
+def adopt(run: Run, source: Run, saved: CheckpointSaved, manifest: Manifest) -> None:
+    """Have a new run begin with a copy of another run's checkpoint."""
+    path = checkpoint_path(saved.step, 0)
+    with source.storage.open(saved.path) as given, run.storage.writer(path) as taken:
+        shutil.copyfileobj(given, taken, _CHUNK)
+    write_manifest(run.storage, path, replace(manifest, attempt=0, complete=False, curves=None))
+    event = replace(saved, attempt=0, path=path, complete=False)
+    run.ledger.append(event, after=run.ledger.refresh().version)
 
 
 def in_order(state: RunState) -> list[CheckpointSaved]:

@@ -13,13 +13,13 @@ from typing import Any
 
 from launcher import shell, snapshot
 from launcher.backends.local import LocalBackend
-from launcher.checkpoints import adopt
+from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
 from launcher.cli.common import print_json, runs_root, wanted_run
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
-from launcher.ledger import CancelRequested, RunEnded, RunState
+from launcher.ledger import CancelRequested, CheckpointSaved, RunEnded, RunState
 from launcher.run import Record, Run, check_id, create_run, find_run, new_id, open_run, run_ids
 from launcher.spec import JobSpec, load_spec
 from launcher.status import living_driver, status
@@ -37,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     run_dir = runs_root(args).absolute() / record.id
     if record.id in run_ids(runs_root(args)):
         raise UsageError(f"a run named '{record.id}' exists already: {run_dir}")
+    source = _source(args)
     plan = LocalBackend().plan(str(run_dir), record, spec, 1)
     terminal = terminal_of(args)
-    source = _source(args)
     with staged_code(spec, record, run_dir) as staged:
         if not args.no_check:
             check_spec(spec, plan, staged)
@@ -50,19 +50,21 @@ def run(args: argparse.Namespace) -> int:
     terminal.line(f"run {terminal.colour(record.id, 'bold')}  {len(plan.ranks)} rank(s) on {plan.accelerator}")
     terminal.line(f"  {created.storage.root}")
     if source:
-        begun_with, step = source
-        terminal.line(f"  begins with step {adopt(created, begun_with, step)} of {begun_with.id}")
+        begun_with, saved, manifest = source
+        adopt(created, begun_with, saved, manifest)
+        terminal.line(f"  begins with step {saved.step} of {begun_with.id}")
     return carry_on(created, spec, args, terminal)
 
 
-def _source(args: argparse.Namespace) -> tuple[Run, int | None] | None:
-    """The run of `--from RUN[@STEP]`, and the step if one is given."""
+def _source(args: argparse.Namespace) -> tuple[Run, CheckpointSaved, Manifest] | None:
+    """The run of `--from RUN[@STEP]`, and the checkpoint that is meant."""
     if args.source is None:
         return None
     name, at, step = args.source.partition("@")
     if at and not step.isdecimal():
         raise UsageError(f"--from {args.source}: expected RUN or RUN@STEP, with a whole number for STEP")
-    return find_run(runs_root(args), name), int(step) if at else None
+    source = find_run(runs_root(args), name)
+    return source, *newest_whole(source, int(step) if at else None)
 
 
 def cancel(args: argparse.Namespace) -> int:

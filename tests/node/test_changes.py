@@ -11,7 +11,7 @@ import torch
 from forked import Training, last_checkpoint, log_of, same, same_weights
 from test_exact import differences, interrupted, spec
 
-from launcher.checkpoints import adopt
+from launcher.checkpoints import adopt, newest_whole
 from launcher.ledger import ResumeRequested
 from launcher.node.instantiate import CannotInstantiate
 from launcher.node.trainer import build_model_and_data
@@ -90,7 +90,7 @@ def test_a_run_that_begins_with_another_run_s_checkpoint_is_its_continuation(lau
     longer = launch.run(spec(max_epochs=3), "longer")
     source = launch.run(spec(max_epochs=2), "source")
     run = launch.create(spec(max_epochs=3))
-    adopt(run, source, step=21)
+    adopt(run, source, *newest_whole(source, 21))
     assert launch.drive(run).state == "finished"
 
     assert run.ledger.refresh().attempts[0].first_step == 21
