@@ -9,6 +9,8 @@ from launcher.diagnosis import STOP_SIGNALS
 
 CHECK_S = 0.5
 """How often the ranks ask one another. A stop is agreed within about this time."""
+MAX_STEPS = 100
+"""Nor less often than this: steps may become much slower than those that were measured."""
 
 
 class Stopped(BaseException):
@@ -74,7 +76,7 @@ class Agreement:
         import torch.distributed as dist
 
         step_s = (time.monotonic() - self._since) / self._interval
-        proposed = max(1, min(int(CHECK_S / step_s), 2 * self._interval))
+        proposed = max(1, min(int(CHECK_S / step_s), 2 * self._interval, MAX_STEPS))
         # The maximum of all three: the smallest interval that any rank proposes is the largest negative one.
         votes = torch.tensor([self._flag.signal, int(save), -proposed])
         dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from launcher.node.stop import Agreed, Agreement, StopFlag, control_group
+from launcher.node.stop import MAX_STEPS, Agreed, Agreement, StopFlag, control_group
 
 
 def ranks(world: int, folder: Path, body: Callable[[int, Agreement, StopFlag], Any]) -> list[str]:
@@ -72,6 +72,17 @@ def test_most_steps_ask_nobody(tmp_path: Path) -> None:
         return asked
 
     assert all(int(asked) < 25 for asked in ranks(2, tmp_path, body))
+
+
+def test_however_fast_the_steps_were_the_next_agreement_is_not_far(tmp_path: Path) -> None:
+    def body(rank: int, agreement: Agreement, flag: StopFlag) -> int:
+        longest = 0
+        for _ in range(3000):
+            agreement.ask(save=False)
+            longest = max(longest, agreement._steps_left)
+        return longest
+
+    assert ranks(2, tmp_path, body) == [str(MAX_STEPS)] * 2
 
 
 def test_a_single_rank_needs_no_group() -> None:
