@@ -282,7 +282,9 @@ class TestRead:
 
         assert str(refused.value).startswith(message)
 
-    @pytest.mark.skipif(not os.access(PAGEMAP, os.R_OK), reason="no pagemap here")
+    @pytest.mark.skipif(
+        "CI" not in os.environ and not os.access(PAGEMAP, os.R_OK), reason="no pagemap here; in CI this fails"
+    )
     def test_a_file_that_hides_its_size_is_not_read_to_its_end(self) -> None:
         assert PAGEMAP.stat().st_size == 0
         with pytest.raises(Unreadable, match=f"more than {MAX_BYTES:,} bytes"):
