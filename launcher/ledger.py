@@ -89,6 +89,12 @@ class CheckpointSaved:
     bytes: int
     complete: bool
     """Training has reached its end with this checkpoint; what may be missing is the test."""
+    metric: float | None = None
+    """What checkpoint.monitor was, in a validation of just this step; None if there was none."""
+    stall_s: float = 0.0
+    """How long training stood still for it."""
+    write_s: float = 0.0
+    """How long it took to write after that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,14 +60,28 @@ class Resources(Section):
 
 
 class Checkpoint(Section):
-    """When to save, and how many to keep. Of the two intervals, whichever is over first counts."""
+    """When to save, and what to keep. Of the two intervals, whichever is over first counts."""
 
     every_n_steps: Positive | None = None
     """Save after so many optimizer steps."""
-    every: Duration | None = "5m"
-    """Save after so much time; null for never."""
+    every: Literal["auto"] | Duration | None = "auto"
+    """Save after so much time; null for never; auto by what saving costs and how often work is lost."""
     keep_last: Positive = 3
-    """Older ones are removed."""
+    """Older ones are removed, unless another rule keeps them."""
+    keep_every: Positive | None = None
+    """Keep also the first one in each stretch of so many steps."""
+    monitor: str | None = None
+    """A logged metric, such as val_loss. The best ones by it are saved after their validation, and kept."""
+    mode: Literal["min", "max"] = "min"
+    """Which values of the metric are better: small ones or large ones."""
+    keep_best: Positive = 1
+    """How many of the best are kept."""
+
+    @model_validator(mode="after")
+    def _best_by_something(self) -> Self:
+        if self.monitor is None and {"mode", "keep_best"} & self.model_fields_set:
+            raise ValueError("mode and keep_best need a metric: add monitor, such as monitor: val_loss")
+        return self
 
 
 class Retry(Section):

@@ -22,7 +22,6 @@ from launcher.spec import JobSpec
 
 def main(request: dict[str, Any]) -> None:
     """Raises CannotInstantiate, UnsupportedPrecision or ForeignModule."""
-    from launcher.node.checkpoint import DurableCheckpointIO
     from launcher.node.precision import computed_type
     from launcher.node.trainer import build_model_and_data, build_trainer
 
@@ -42,7 +41,7 @@ def main(request: dict[str, Any]) -> None:
             main_address="127.0.0.1",
             main_port=0,
         )
-        computed_type(build_trainer(spec, place, DurableCheckpointIO(), session=None))
+        computed_type(build_trainer(spec, place, session=None))
     if "code" in request:
         check_modules(code_from(request["code"]), request["snapshot"], request["workdir"])
 

@@ -1,74 +1,78 @@
-"""Writing and reading Lightning's checkpoint files durably, and committing them to the run."""
+"""Lightning's checkpoint files: written as plain values, durably, with a checksum; and read."""
 
-import hashlib
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from launcher.checkpoints import Manifest, newest_attempt, prune, write_manifest
-from launcher.ledger import CheckpointSaved
+from launcher.checkpoints import Checksum
 from launcher.node.plain import plain
-from launcher.run import Run
-from launcher.storage import PosixStorage
+from launcher.storage import PosixStorage, Storage
+
+_CHUNK = 1 << 20
 
 
-class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes plain values, beside the target, syncs and renames; keeps size and checksum of the last file.
+class Written(NamedTuple):
+    bytes: int
+    checksum: str
 
-    (Lightning's own goes through TMPDIR, which on a cluster is another filesystem: the final move is a copy
-    that a kill tears.)
+
+def write(storage: Storage, path: str, checkpoint: Any) -> Written:
+    """Write plain values as torch.save does, beside the target, which is renamed once it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
     """
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.sha256 = ""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        with PosixStorage(target.parent).writer(target.name) as stream:
-            counted = _Checksum(stream)
-            torch.save(plain(checkpoint), cast(IO[bytes], counted))
-        self.bytes, self.sha256 = counted.bytes, counted.digest.hexdigest()
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return loaded
+    with storage.writer(path) as stream:
+        counted = _Counted(stream)
+        try:
+            torch.save(checkpoint, cast(IO[bytes], counted))
+        except RuntimeError:
+            if counted.error:  # torch says no more than that writing failed
+                raise counted.error from None
+            raise
+    return Written(counted.bytes, counted.checksum.text)
 
 
-class _Checksum:
+class _Counted:
     """The part of a file that torch.save writes to."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self.digest = hashlib.sha256()
+        self.checksum = Checksum()
         self.bytes = 0
+        self.error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        written = self._stream.write(data)
-        self.bytes += written
-        return written
+    def write(self, data: Any) -> int:
+        """A tensor comes in one piece: by parts, that are still in the cache when they are written."""
+        view = memoryview(data)
+        for begin in range(0, len(view), _CHUNK):
+            part = view[begin : begin + _CHUNK]
+            self.checksum.update(part)
+            try:
+                self._stream.write(part)
+            except OSError as error:
+                self.error = error
+                raise
+        self.bytes += len(view)
+        return len(view)
 
     def flush(self) -> None:
         self._stream.flush()
 
 
-def commit(run: Run, path: str, manifest: Manifest, keep_last: int) -> None:
-    """Make a written checkpoint count: its manifest, then its event; then older ones are pruned.
+class DurableCheckpointIO(TorchCheckpointIO):
+    """What Lightning and the user's own code save and load with; the launcher's checkpoints go through `Writer`.
 
-    Raises:
-        Fenced: a newer attempt has begun; the checkpoint does not count.
+    (Lightning's own goes through TMPDIR, which on a cluster is another filesystem: the final move is a copy
+    that a kill tears.)
     """
-    write_manifest(run.storage, path, manifest)
-    saved = CheckpointSaved(
-        attempt=manifest.attempt,
-        step=manifest.step,
-        epoch=manifest.epoch,
-        path=path,
-        bytes=manifest.bytes,
-        complete=manifest.complete,
-    )
-    run.ledger.append_while(newest_attempt(manifest.attempt), saved)
-    prune(run, manifest.attempt, keep_last)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        write(PosixStorage(target.parent), target.name, plain(checkpoint))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return loaded

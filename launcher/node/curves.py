@@ -46,7 +46,7 @@ class Curves:
         self._synced: dict[str, int] = {}
 
     def mark(self) -> dict[str, Any]:
-        """Flush all files to disk and say how long they are; plain values, for the checkpoint.
+        """Hand all that was logged to the system and say how long the files are; plain values, for the checkpoint.
 
         Raises:
             OSError: what was logged cannot be written.
@@ -59,12 +59,24 @@ class Curves:
         for table in self._tables:
             if isinstance(writer := table._experiment, _Table):
                 writer.save()
-                tables[self._key(writer.path)] = {"rows": writer.rows, "columns": list(writer.metrics_keys)}
-        sizes = {**events, **{key: self._path(key).stat().st_size for key, one in tables.items() if one["rows"]}}
+                size = writer.path.stat().st_size if writer.rows else 0
+                tables[self._key(writer.path)] = {
+                    "rows": writer.rows,
+                    "columns": list(writer.metrics_keys),
+                    "bytes": size,
+                }
+        return {"events": events, "tables": tables}
+
+    def sync(self, mark: Mapping[str, Any]) -> None:
+        """Make durable what a mark counts. From any thread, one mark at a time.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        sizes = {**mark["events"], **{key: one["bytes"] for key, one in mark["tables"].items() if one["rows"]}}
         for key in [key for key, size in sizes.items() if self._synced.get(key) != size]:
             _sync(self._path(key))
         self._synced = sizes
-        return {"events": events, "tables": tables}
 
     def rewind(self, mark: Mapping[str, Any] | None) -> None:
         """Take all files back to a mark, and have the loggers go on from there. Once, before any of them writes.

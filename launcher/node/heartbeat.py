@@ -1,22 +1,34 @@
-"""Rank 0's sign of life: a small file, rewritten about once a second by a thread of its own."""
+"""Rank 0's sign of life: a small file, rewritten about once a second by a thread; and its ear for a newer attempt."""
 
+import logging
 import threading
 import time
 from typing import Any
 
+from launcher.checkpoints import newest_attempt
+from launcher.errors import Fenced, LauncherError
 from launcher.run import Run, progress_path
 
 PERIOD_S = 1.0
+LOOK_S = 5.0
+"""How often the ledger is looked at for a newer attempt."""
+
+log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Writes the newest report; training never waits for storage."""
+    """Writes the newest report, and hears when a newer attempt has begun; training never waits for storage."""
 
     def __init__(self, run: Run, attempt: int) -> None:
-        self._run, self._path = run, progress_path(attempt)
+        self._run, self._path = Run(run.storage), progress_path(attempt)  # a ledger of this thread's own
+        self._is_newest = newest_attempt(attempt)
         self._report: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._next = 0.0
+        self._fenced: Fenced | None = None
+        self._looking = threading.Lock()
+        self._looked_at = self._checked_at = time.monotonic()
+        self._failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -30,6 +42,19 @@ class Heartbeat:
         self._report = {**self._report, **values, "time": time.time()}
         self._next = time.monotonic() + PERIOD_S
 
+    def check(self) -> None:
+        """At each step.
+
+        Raises:
+            Fenced: a newer attempt has begun.
+        """
+        now = time.monotonic()
+        if now - self._checked_at > 2 * LOOK_S:  # this process may have been stopped: look before anything is done
+            self._look()
+        self._checked_at = now
+        if self._fenced:
+            raise self._fenced
+
     def close(self) -> None:
         """Write what was reported last."""
         self._closing.set()
@@ -39,9 +64,31 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._closing.wait(PERIOD_S):
             self._write()
+            if time.monotonic() - self._looked_at > LOOK_S:
+                self._look()
+
+    def _look(self) -> None:
+        if not self._looking.acquire(timeout=PERIOD_S):
+            return  # the other thread is at it; storage may hang
+        try:
+            self._is_newest(self._run.ledger.refresh())
+        except Fenced as fenced:
+            self._fenced = fenced
+        except (OSError, LauncherError) as error:
+            log.debug("the ledger cannot be read: %s", error)  # whoever writes to it will see, and say so
+        finally:
+            self._looked_at = time.monotonic()
+            self._looking.release()
 
     def _write(self) -> None:
         report = self._report
-        if report != self._written:
+        if report == self._written:
+            return
+        try:
             self._run.write_json(self._path, report)
-            self._written = report
+        except OSError as error:
+            if not self._failing:
+                log.warning("progress cannot be written, training goes on: %s", error)
+            self._failing = True
+        else:
+            self._written, self._failing = report, False

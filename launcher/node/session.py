@@ -9,28 +9,26 @@ import copy
 import logging
 import math
 import signal
-import time
 from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from launcher.checkpoints import Manifest, checkpoint_path
 from launcher.errors import LauncherError
 from launcher.ledger import Attempt
 from launcher.node import accumulators, loops
 from launcher.node.buckets import settle_buckets
-from launcher.node.checkpoint import DurableCheckpointIO, commit
 from launcher.node.curves import Curves
 from launcher.node.deviations import deviations
 from launcher.node.environment import Place
 from launcher.node.heartbeat import Heartbeat
 from launcher.node.loaders import Loaders, is_fitting
 from launcher.node.plain import plain
+from launcher.node.saving import Saving
 from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
 from launcher.run import Run
-from launcher.spec import JobSpec, seconds
+from launcher.spec import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +36,20 @@ log = logging.getLogger(__name__)
 class Session(Callback):
     """One per rank and attempt."""
 
-    def __init__(
-        self, run: Run, place: Place, spec: JobSpec, flag: StopFlag, io: DurableCheckpointIO, attempt: Attempt
-    ) -> None:
-        self._run, self._place, self._flag, self._io = run, place, flag, io
+    def __init__(self, run: Run, place: Place, spec: JobSpec, flag: StopFlag, attempt: Attempt) -> None:
+        self._run, self._place, self._flag = run, place, flag
         self._spec, self._seed, self._policy = spec, spec.seed_everything, spec.checkpoint
-        self._every_s = seconds(self._policy.every) if self._policy.every else None
         self._attempt = attempt
-        self._saved_step, self._saved_at = attempt.first_step or 0, time.monotonic()
+        self._saved_step = attempt.first_step or 0
         self._stop, self._save = 0, False
         self._restored: dict[str, Any] | None = None
         self._step_begun_at = 0
         self._batches_to_ask = 0
         self._rank_state: accumulators.RankState | None = None
         self._before_validation: dict[str, Any] | None = None
-        self._curves: Curves | None = None
         self._curves_before_validation: dict[str, Any] | None = None
         self._heartbeat = Heartbeat(run, place.attempt) if place.rank == 0 else None
+        self._saving: Saving | None = None
         self._compute = ""
         self._total_steps: int | None = None
         self._metrics: dict[str, float | None] = {}
@@ -68,8 +63,8 @@ class Session(Callback):
         """
         self._compute = compute
         if self._place.rank == 0:
-            self._curves = Curves(trainer.loggers, self._run)
-            self._curves.rewind(curves)
+            self._saving = Saving(self._run, self._place, self._policy, Curves(trainer.loggers, self._run))
+            self._saving.curves.rewind(curves)
         _own_signals(trainer)
         self._loaders = Loaders(self._seed, self._place.rank, lambda: self._between_steps(trainer))
         self._loaders.attach(trainer)
@@ -166,10 +161,13 @@ class Session(Callback):
                 precision=str(trainer.precision),
                 compute=self._compute,
                 metrics=self.metrics(trainer),
+                **(self._saving.report if self._saving else {}),
                 **more,
             )
 
     def close(self) -> None:
+        if self._saving:
+            self._saving.close()
         if self._heartbeat:
             self._heartbeat.close()
 
@@ -179,9 +177,14 @@ class Session(Callback):
         """Save if it is time to, leave if all ranks agreed to.
 
         Raises:
-            Stopped: the checkpoint is written; leave.
+            Stopped: the checkpoint is durable; leave.
+            Fenced: a newer attempt has begun.
         """
-        agreed = self._between.ask(save=self._time_is_up())
+        if self._heartbeat:
+            self._heartbeat.check()
+        if self._saving:
+            self._saving.at_step()
+        agreed = self._between.ask(save=self._saving is not None and self._saving.is_due)
         self._stop = self._stop or agreed.stop
         self._save = self._save or agreed.save or self._steps_are_up(trainer.global_step)
         if (self._stop or self._save) and self._is_at_rest(trainer):
@@ -202,13 +205,17 @@ class Session(Callback):
         self._begin_evaluation(trainer, sum(trainer.fit_loop.epoch_loop.val_loop.max_batches))
         if trainer.sanity_checking or not self._batches_to_ask:
             return
-        self._curves_before_validation = self._curves.mark() if self._curves else None
+        self._curves_before_validation = self._saving.curves.mark() if self._saving else None
         self._rank_state = accumulators.collect(trainer)
         if _swaps_for_validation(trainer):
             self._before_validation = copy.deepcopy(self._dump(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rank_state = self._before_validation = None
+        if self._policy.monitor and not trainer.sanity_checking:
+            is_best = self._saving is not None and self._saving.is_among_best(trainer)
+            # Rank 0's word, at once: its metrics may not be those of the others, and one more step changes the weights.
+            self._save = smallest(-int(is_best), self._group) < 0 or self._save
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, "test")
@@ -225,6 +232,8 @@ class Session(Callback):
         Raises:
             Stopped: the state from before the validation is written; leave. (After training there is nothing to write.)
         """
+        if self._heartbeat:
+            self._heartbeat.check()
         if self._batches_to_ask == 0:
             return
         self._batches_to_ask -= 1
@@ -235,11 +244,22 @@ class Session(Callback):
             self._leave(trainer, "validate" if is_fitting(trainer) else "test")
 
     def _leave(self, trainer: Trainer, stage: str) -> None:
+        self.drain(trainer)
         self._report(trainer, stage, left=signal.Signals(self._stop).name)
         raise Stopped
 
+    def drain(self, trainer: Trainer) -> None:
+        """Collective. Wait until the newest checkpoint is durable.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._saving:
+            self._saving.drain()
+        trainer.strategy.barrier("launcher.save")  # a rank that leaves early might take the others with it
+
     def save(self, trainer: Trainer, *, complete: bool) -> None:
-        """Collective. Write a checkpoint, unless there is one of this step.
+        """Collective. Have a checkpoint written, unless there is one of this step.
 
         Args:
             complete: training has reached its end.
@@ -270,29 +290,11 @@ class Session(Callback):
         }
 
     def _write(self, trainer: Trainer, checkpoint: dict[str, Any], *, complete: bool) -> None:
-        step, path = trainer.global_step, checkpoint_path(trainer.global_step, self._place.attempt)
-        trainer.strategy.save_checkpoint(checkpoint, f"{self._run.storage.root}/{path}")
-        trainer.strategy.barrier("launcher.save")
-        self._saved_step, self._saved_at = step, time.monotonic()
-        if self._curves:
+        self._saved_step = trainer.global_step
+        if self._saving:
             validation_due = checkpoint["launcher"]["validation_due"]
-            manifest = Manifest(
-                step=step,
-                epoch=trainer.current_epoch,
-                attempt=self._place.attempt,
-                world_size=self._place.world_size,
-                precision=str(trainer.precision),
-                bytes=self._io.bytes,
-                sha256=self._io.sha256,
-                complete=complete,
-                curves=self._curves_before_validation if validation_due else self._curves.mark(),
-            )
-            commit(self._run, path, manifest, self._policy.keep_last)
-
-    def _time_is_up(self) -> bool:
-        """By rank 0's clock alone; the agreement spreads its word."""
-        due = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
-        return due and self._place.rank == 0
+            curves = self._curves_before_validation if validation_due else None
+            self._saving.save(trainer, checkpoint, complete=complete, curves=curves)
 
     def _steps_are_up(self, step: int) -> bool:
         every = self._policy.every_n_steps

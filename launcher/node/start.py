@@ -2,8 +2,9 @@
 
 import logging
 import time
+from contextlib import suppress
 
-from launcher.checkpoints import BadCheckpoint, in_order, newest_attempt, set_aside, verify
+from launcher.checkpoints import BadCheckpoint, in_order, litter, newest_attempt, set_aside, verify
 from launcher.errors import LauncherError
 from launcher.ledger import Attempt, AttemptResumes
 from launcher.run import Run
@@ -42,6 +43,9 @@ def choose_start(run: Run, attempt: int) -> None:
         log.info("starting from the beginning")
         event = AttemptResumes(attempt=attempt, step=0, path=None)
     run.ledger.append_while(newest_attempt(attempt), event)
+    for folder in litter(run, attempt):
+        with suppress(OSError):  # it costs room, no more
+            run.storage.delete(folder)
 
 
 def await_start(run: Run, number: int) -> Attempt:

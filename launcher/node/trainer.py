@@ -96,7 +96,7 @@ def _load_weights(model: LightningModule, path: str) -> None:
         raise CannotInstantiate(f"model.weights: {path} does not fit {type(model).__name__}: {error}") from error
 
 
-def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session: Callback | None) -> Trainer:
+def build_trainer(spec: JobSpec, place: Place, session: Callback | None) -> Trainer:
     """Make the Trainer of this rank.
 
     Raises:
@@ -111,7 +111,12 @@ def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session:
     precision = precision_arguments(given.pop("precision", "32-true"), place.accelerator)
     own = [session, Randomness(spec.seed_everything, place.rank)] if session else []
     callbacks = [*own, *as_list(objects["callbacks"])]
-    plugins = [LauncherEnvironment(place), io, *precision.pop("plugins", []), *as_list(objects["plugins"])]
+    plugins = [
+        LauncherEnvironment(place),
+        DurableCheckpointIO(),
+        *precision.pop("plugins", []),
+        *as_list(objects["plugins"]),
+    ]
     logger = build_loggers(given.pop("logger", True), place.run_dir)
     try:
         return Trainer(

@@ -7,7 +7,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.checkpoints import read_manifest
 from launcher.ledger import FORMAT
-from launcher.node.checkpoint import DurableCheckpointIO
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type
 from launcher.node.provenance import check_provenance
@@ -30,11 +29,10 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
     """
     spec = JobSpec.model_validate(run.read_json(spec_path(place.attempt)))
     attempt = await_start(run, place.attempt)
-    io = DurableCheckpointIO()
-    session = Session(run, place, spec, flag, io, attempt)
+    session = Session(run, place, spec, flag, attempt)
     try:
         model, data = build_model_and_data(spec, resumes=attempt.resumes_from is not None)
-        trainer = build_trainer(spec, place, io, session)
+        trainer = build_trainer(spec, place, session)
         check_provenance(run, place, spec.code.drift)
         curves = read_manifest(run.storage, attempt.resumes_from).curves if attempt.resumes_from else None
         session.attach(trainer, computed_type(trainer), curves)
@@ -44,6 +42,7 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
         session.metrics(trainer)  # before the test clears them
         if _can_test(model, data):
             trainer.test(model, datamodule=data, verbose=False)
+        session.drain(trainer)
         if place.rank == 0:
             _write_finished(run, place, trainer, session.metrics(trainer))
     finally:

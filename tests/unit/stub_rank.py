@@ -6,6 +6,7 @@ stub.json maps "ATTEMPT.RANK", "ATTEMPT", or "*" to a list of actions, each a li
 import json
 import os
 import signal
+import site
 import subprocess
 import sys
 import time
@@ -84,6 +85,7 @@ def act(action: str, *arguments: Any) -> None:
 
 def save(step: int) -> None:
     """An event of a rank, written while the supervisor writes its own."""
+    site.main()  # this process was started without it
     from launcher.checkpoints import checkpoint_path, newest_attempt
     from launcher.ledger import CheckpointSaved, Ledger
     from launcher.storage import PosixStorage

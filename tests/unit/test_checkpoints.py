@@ -1,6 +1,5 @@
 """Checkpoints on storage: bad ones are told, good ones are kept, an overtaken attempt cannot touch them."""
 
-import hashlib
 import os
 import random
 import signal
@@ -11,6 +10,7 @@ import pytest
 
 from launcher.checkpoints import (
     BadCheckpoint,
+    Checksum,
     Manifest,
     checkpoint_path,
     in_order,
@@ -24,6 +24,7 @@ from launcher.checkpoints import (
 from launcher.errors import Fenced
 from launcher.ledger import AttemptStarting, CheckpointSaved
 from launcher.run import Run
+from launcher.spec import Checkpoint
 from launcher.storage import PosixStorage
 
 MakeRun = Callable[..., Run]
@@ -35,7 +36,8 @@ def write(run: Run, step: int, attempt: int = 1, content: bytes = b"weights") ->
     path = checkpoint_path(step, attempt)
     with run.storage.writer(path) as stream:
         stream.write(content)
-    digest = hashlib.sha256(content).hexdigest()
+    checksum = Checksum()
+    checksum.update(content)
     manifest = Manifest(
         step=step,
         epoch=0,
@@ -43,7 +45,7 @@ def write(run: Run, step: int, attempt: int = 1, content: bytes = b"weights") ->
         world_size=1,
         precision="32-true",
         bytes=len(content),
-        sha256=digest,
+        checksum=checksum.text,
         complete=False,
     )
     write_manifest(run.storage, path, manifest)
@@ -159,7 +161,7 @@ class TestPrune:
         for step in (10, 20, 30, 40):
             save(run, step)
 
-        prune(run, 1, keep)
+        prune(run, 1, Checkpoint(keep_last=keep))
 
         assert counting(run) == kept
         assert on_disk(run) == [f"step-{step:08d}-a001" for step in kept]
@@ -169,7 +171,7 @@ class TestPrune:
         start(run, 2)
         save(run, 10, attempt=2)  # 40 was lost in the meantime and is here again
 
-        prune(run, 2, 1)
+        prune(run, 2, Checkpoint(keep_last=1))
 
         assert counting(run) == [40]
 
@@ -179,7 +181,7 @@ class TestPrune:
         for step in (20, 30):
             set_aside(run, 1, checkpoint_path(step, 1), "its checksum differs")
 
-        prune(run, 1, 1)
+        prune(run, 1, Checkpoint(keep_last=1))
 
         assert counting(run) == [10]
         verify(run.storage, checkpoint_path(10, 1))
@@ -189,7 +191,7 @@ class TestPrune:
         save(run, 10)
         save(run, 20)
 
-        prune(run, 1, 1)
+        prune(run, 1, Checkpoint(keep_last=1))
 
         verify(run.storage, being_written)
         assert counting(run) == [20]
@@ -198,9 +200,9 @@ class TestPrune:
         for step in (10, 20):
             save(run, step)
 
-        prune(run, 1, 1)
+        prune(run, 1, Checkpoint(keep_last=1))
         version = run.ledger.refresh().version
-        prune(run, 1, 1)
+        prune(run, 1, Checkpoint(keep_last=1))
 
         assert run.ledger.refresh().version == version
 
@@ -213,7 +215,7 @@ class TestPrune:
         pid = os.fork()
         if pid == 0:
             try:
-                prune(Run(_KilledAtDelete(runs_root / "run")), 1, 1)
+                prune(Run(_KilledAtDelete(runs_root / "run")), 1, Checkpoint(keep_last=1))
             finally:
                 os._exit(9)
         _, status = os.waitpid(pid, 0)
@@ -222,7 +224,7 @@ class TestPrune:
         assert counting(run) == [30]
         assert len(on_disk(run)) == 3
         verify(run.storage, checkpoint_path(30, 1))
-        prune(run, 1, 1)  # whoever comes next is not disturbed
+        prune(run, 1, Checkpoint(keep_last=1))  # whoever comes next is not disturbed
         assert counting(run) == [30]
 
     def test_every_checkpoint_that_counts_is_whole_wherever_a_prune_crashes(self, run: Run, runs_root: Path) -> None:
@@ -233,7 +235,7 @@ class TestPrune:
             pid = os.fork()
             if pid == 0:
                 try:
-                    prune(Run(_KilledAtDelete(runs_root / "run", deletions)), 1, 3 - deletions)
+                    prune(Run(_KilledAtDelete(runs_root / "run", deletions)), 1, Checkpoint(keep_last=3 - deletions))
                 finally:
                     os._exit(9)
             os.waitpid(pid, 0)
@@ -290,7 +292,7 @@ class TestFencing:
         start(run, 2)
 
         with pytest.raises(Fenced):
-            prune(run, 1, 1)
+            prune(run, 1, Checkpoint(keep_last=1))
         with pytest.raises(Fenced):
             set_aside(run, 1, checkpoint_path(20, 1), "bad")
 
@@ -302,7 +304,7 @@ class TestFencing:
         start(run, 2)
         save(run, 20, attempt=2)
 
-        prune(run, 2, 1)
+        prune(run, 2, Checkpoint(keep_last=1))
 
         assert on_disk(run) == ["step-00000020-a002"]
 
