@@ -294,6 +294,11 @@ class Ledger:
         self._state = fold(new, self._state)
         return self._state
 
+    def newest(self) -> Record | None:
+        """The last event alone; None if there is none. Raises FormatTooNew."""
+        names = self._storage.list(_FOLDER)
+        return _decode(self._storage.read(f"{_FOLDER}/{names[-1]}"), where=names[-1]) if names else None
+
     def records(self) -> tuple[Record, ...]:
         self.refresh()
         return tuple(self._records)

@@ -115,8 +115,14 @@ class Run:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The content of finished.json; a run is finished if and only if it exists."""
-        content: dict[str, Any] | None = self.read_json("finished.json")
+        """The newest attempt's finished.json; a run is finished if and only if it exists.
+
+        An attempt that was overtaken and comes to its end all the same writes its own, which nobody reads.
+        """
+        state = self.ledger.refresh()
+        if not state.attempts or state.attempts[-1].number <= state.budget_from:
+            return None  # or it was resumed since, and is finished no longer
+        content: dict[str, Any] | None = self.read_json(finished_path(state.attempts[-1].number))
         return content
 
     def read_json(self, path: str) -> Any:
@@ -180,6 +186,11 @@ def spec_path(attempt: int) -> str:
 def progress_path(attempt: int) -> str:
     """Rank 0's heartbeat: step, epoch, precision, metrics."""
     return f"{attempt_folder(attempt)}/progress.json"
+
+
+def finished_path(attempt: int) -> str:
+    """What rank 0 writes when training and test have come to their end."""
+    return f"{attempt_folder(attempt)}/finished.json"
 
 
 def environment_path(attempt: int) -> str:

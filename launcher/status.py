@@ -5,8 +5,8 @@ from typing import Any
 
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
-from launcher.ledger import Attempt, Driver, RunState
-from launcher.run import Run, diff_path, progress_path
+from launcher.ledger import Attempt, Driver, RunEnded, RunState
+from launcher.run import Run, diff_path, finished_path, progress_path
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -83,11 +83,14 @@ def absolute(run: Run, path: str) -> str:
 
 
 def brief(run: Run) -> dict[str, Any]:
-    """One line of `launcher list`. A finished run is told from one file, whatever the length of its ledger."""
+    """One line of `launcher list`. A finished run is told from two files, whatever the length of its ledger."""
     line = {"run": run.id, "name": run.record.name, "target": run.record.target, "created": run.record.created}
-    if finished := run.finished:
-        ended = {"state": "finished", "reason": "", "step": finished["step"], "epoch": finished["epoch"]}
-        return {**line, **ended, "attempts": finished["attempt"]}
+    newest = run.ledger.newest()
+    if newest and isinstance(newest.event, RunEnded) and newest.event.state == "finished":
+        attempts = max(int(name) for name in run.storage.list("attempts"))
+        if finished := run.read_json(finished_path(attempts)):
+            ended = {"state": "finished", "reason": "", "step": finished["step"], "epoch": finished["epoch"]}
+            return {**line, **ended, "attempts": attempts}
     full = status(run)
     shown = {key: full[key] for key in ("state", "reason", "step", "epoch")}
     return {**line, **shown, "attempts": len(full["attempts"])}

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 _unique = itertools.count()
 
@@ -109,7 +109,7 @@ class PosixStorage:
     def delete(self, path: str) -> None:
         target = self._root / path
         if target.is_dir():
-            shutil.rmtree(target)
+            shutil.rmtree(target, onerror=_unless_absent)
         else:
             target.unlink(missing_ok=True)
 
@@ -124,6 +124,12 @@ class PosixStorage:
             beside.unlink(missing_ok=True)
             raise
         return beside
+
+
+def _unless_absent(operation: object, path: str, info: tuple[Any, BaseException, Any]) -> None:
+    """Somebody else may be deleting it too."""
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]
 
 
 def _beside(target: Path) -> Path:

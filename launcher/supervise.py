@@ -20,7 +20,7 @@ from launcher.ledger import (
     RunState,
 )
 from launcher.policy import Cause, Finish, Phase, Start, Wait, decide
-from launcher.run import Run, attempt_folder, spec_path
+from launcher.run import Run, attempt_folder, finished_path, spec_path
 from launcher.spec import JobSpec
 from launcher.status import last_step, living_driver
 
@@ -154,9 +154,7 @@ class Supervisor:
                 self._asked = True
 
     def _finished_by(self, attempt: Attempt) -> bool:
-        """Not by an earlier attempt, if the run had finished and was resumed with changes."""
-        finished = self._run.finished
-        return finished is not None and finished["attempt"] == attempt.number
+        return self._run.read_json(finished_path(attempt.number)) is not None
 
     def _end(self, attempt: Attempt, cause: Cause, reason: str) -> None:
         step = last_step(self._run, self._run.ledger.refresh(), attempt) or 0

@@ -3,7 +3,6 @@
 import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from launcher.backends.local import LocalBackend
 from launcher.cli.check import check_spec
@@ -12,7 +11,7 @@ from launcher.cli.run import answer, carry_on, staged_code, terminal_of, who
 from launcher.errors import FINISHED, LauncherError, LedgerConflict
 from launcher.exactness import consequences
 from launcher.ledger import ResumeRequested, RunState
-from launcher.run import Run, attempt_folder
+from launcher.run import Run
 from launcher.spec import JobSpec, parse_spec
 from launcher.status import living_driver
 
@@ -20,8 +19,7 @@ from launcher.status import living_driver
 def resume(args: argparse.Namespace) -> int:
     found, terminal = wanted_run(args), terminal_of(args)
     state = found.ledger.refresh()
-    finished = found.finished
-    if finished and not args.overrides and not _asked_already(state, finished):
+    if found.finished and not args.overrides:
         terminal.line(f"{found.id} is finished already; `launcher resume {found.id} --set KEY=VALUE` changes it")
         return answer(found, args, FINISHED)
     if driver := living_driver(found, state):
@@ -52,14 +50,7 @@ def resume(args: argparse.Namespace) -> int:
         found.ledger.append(event, after=state.version)
     except LedgerConflict:
         raise LauncherError(f"{found.id}: somebody else acts on this run just now; look again") from None
-    if finished:  # it is that no longer, and what it was stays with its attempt
-        found.storage.move("finished.json", f"{attempt_folder(finished['attempt'])}/finished.json")
     return carry_on(found, spec, args, terminal)
-
-
-def _asked_already(state: RunState, finished: dict[str, Any]) -> bool:
-    """A resume of a finished run that was killed before it began."""
-    return state.ended is None and finished["attempt"] <= state.budget_from
 
 
 def _changed(found: Run, state: RunState, overrides: list[str]) -> JobSpec:

@@ -170,11 +170,16 @@ class _Table(ExperimentWriter):
         super().__init__(str(path.parent))
         self.path, self.rows = path, rows
         self.metrics_keys = list(columns) if rows else []
+        self._file = _identity(path)
 
     def save(self) -> None:
+        if _identity(self.path) != self._file:  # a newer attempt has taken it over
+            self.metrics = []
+            return
         new = len(self.metrics)
         super().save()
         self.rows += new
+        self._file = _identity(self.path)
 
     def _check_log_dir_exists(self) -> None:
         """It does, and has been cut."""
@@ -183,6 +188,15 @@ class _Table(ExperimentWriter):
         """All of the file or nothing: Lightning's loses rows to a kill."""
         with self.path.open(newline="", encoding="utf-8") as file:
             _write_table(self.path, fieldnames, csv.DictReader(file))
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Of the file that has this name now, as it was last written to; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns  # the number of a file that is gone is given to the next
 
 
 def _cut_table(path: Path, wanted: int, columns: Sequence[str]) -> int:

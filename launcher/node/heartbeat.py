@@ -12,6 +12,8 @@ from launcher.run import Run, progress_path
 PERIOD_S = 1.0
 LOOK_S = 5.0
 """How often the ledger is looked at for a newer attempt."""
+GAP_S = 2.0
+"""After a step that took longer it is looked at before the next one: this process may have been stopped meanwhile."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Heartbeat:
             Fenced: a newer attempt has begun.
         """
         now = time.monotonic()
-        if now - self._checked_at > 2 * LOOK_S:  # this process may have been stopped: look before anything is done
+        if now - self._checked_at > GAP_S:
             self._look()
         self._checked_at = now
         if self._fenced:

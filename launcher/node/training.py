@@ -14,7 +14,7 @@ from launcher.node.session import Session
 from launcher.node.start import await_start
 from launcher.node.stop import StopFlag
 from launcher.node.trainer import build_model_and_data, build_trainer
-from launcher.run import Run, spec_path
+from launcher.run import Run, finished_path, spec_path
 from launcher.spec import JobSpec
 
 
@@ -56,7 +56,7 @@ def _can_test(model: LightningModule, data: LightningDataModule | None) -> bool:
 
 def _write_finished(run: Run, place: Place, trainer: Trainer, metrics: dict[str, float | None]) -> None:
     run.write_json(
-        "finished.json",
+        finished_path(place.attempt),
         {
             "format": FORMAT,
             "attempt": place.attempt,

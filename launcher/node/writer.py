@@ -96,14 +96,23 @@ class Writer:
             manifest = replace(manifest, bytes=written.bytes, checksum=written.checksum)
             write_manifest(self._run.storage, path, manifest)
         except OSError:
-            if all(saved.path != path for saved in self._run.ledger.refresh().checkpoints):
-                with suppress(OSError):
-                    self._run.storage.delete(path.removesuffix(f"/{FILE}"))
+            with suppress(OSError):
+                self._tidy(path, manifest.attempt)
             raise
         saved = Saved(step=manifest.step, stall_s=stall_s, write_s=time.monotonic() - begun)
         commit(self._run, path, manifest, saved)
-        prune(self._run, manifest.attempt, self._rules)
+        try:
+            prune(self._run, manifest.attempt, self._rules)
+        except OSError as error:  # it counts all the same; the next attempt clears up
+            log.warning("older checkpoints could not be deleted: %s", error)
         return saved
+
+    def _tidy(self, path: str, attempt: int) -> None:
+        """After a save that failed. Raises Fenced: a newer attempt has taken the folder away."""
+        state = self._run.ledger.refresh()
+        newest_attempt(attempt)(state)
+        if all(saved.path != path for saved in state.checkpoints):
+            self._run.storage.delete(path.removesuffix(f"/{FILE}"))
 
 
 def commit(run: Run, path: str, manifest: Manifest, saved: Saved) -> None:

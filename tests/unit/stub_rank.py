@@ -71,7 +71,7 @@ def act(action: str, *arguments: Any) -> None:
             note("left_behind.log", str(subprocess.Popen(command).pid))
         case "finish":
             if RANK == 0:
-                write(RUN_DIR / "finished.json", {"step": 10, "epoch": 1, "attempt": ATTEMPT, "metrics": {}})
+                write(FOLDER / "finished.json", {"step": 10, "epoch": 1, "attempt": ATTEMPT, "metrics": {}})
             os._exit(0)
         case "fail":
             fail(*arguments)

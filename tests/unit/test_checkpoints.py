@@ -1,10 +1,12 @@
 """Checkpoints on storage: bad ones are told, good ones are kept, an overtaken attempt cannot touch them."""
 
+import json
 import os
 import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,16 +14,19 @@ from launcher.checkpoints import (
     BadCheckpoint,
     Checksum,
     Manifest,
+    best,
     checkpoint_path,
     in_order,
+    litter,
     newest_attempt,
     prune,
     read_manifest,
     set_aside,
+    surplus,
     verify,
     write_manifest,
 )
-from launcher.errors import Fenced
+from launcher.errors import Fenced, FormatTooNew
 from launcher.ledger import AttemptStarting, CheckpointSaved
 from launcher.run import Run
 from launcher.spec import Checkpoint
@@ -128,6 +133,13 @@ class TestVerify:
         (file.parent / "manifest.json").write_bytes(content)
 
         with pytest.raises(BadCheckpoint, match=r"no readable manifest\.json"):
+            verify(run.storage, checkpoint_path(1200, 1))
+
+    def test_a_manifest_of_a_newer_launcher_is_not_bad_but_too_new(self, run: Run, file: Path) -> None:
+        manifest = json.loads((file.parent / "manifest.json").read_text())
+        (file.parent / "manifest.json").write_text(json.dumps({**manifest, "format": 2, "added": 1}))
+
+        with pytest.raises(FormatTooNew, match="update this one"):
             verify(run.storage, checkpoint_path(1200, 1))
 
     def test_a_manifest_is_read_back_as_written(self, run: Run) -> None:
@@ -242,6 +254,69 @@ class TestPrune:
 
             for saved in in_order(run.ledger.refresh()):
                 verify(run.storage, saved.path)
+
+
+def saved(step: int, metric: float | None = None) -> CheckpointSaved:
+    return CheckpointSaved(attempt=1, step=step, epoch=0, path=f"{step}", bytes=0, complete=False, metric=metric)
+
+
+def left(checkpoints: list[CheckpointSaved], **rules: Any) -> list[int]:
+    gone = surplus(checkpoints, Checkpoint(**rules))
+    return [one.step for one in checkpoints if one not in gone]
+
+
+class TestRetention:
+    def test_of_each_stretch_of_steps_the_first_is_kept(self) -> None:
+        many = [saved(step) for step in (30, 60, 90, 120, 150, 180, 210, 240)]
+
+        assert left(many, keep_last=1, keep_every=100) == [30, 120, 210, 240]
+
+    def test_the_first_of_a_stretch_stays_the_first_when_pruned_again_and_again(self) -> None:
+        kept: list[CheckpointSaved] = []
+        for step in range(10, 401, 10):
+            kept.append(saved(step))
+            gone = surplus(kept, Checkpoint(keep_last=2, keep_every=100))
+            kept = [one for one in kept if one not in gone]
+
+        assert [one.step for one in kept] == [10, 100, 200, 300, 390, 400]
+
+    @pytest.mark.parametrize(("mode", "kept"), [("min", [20, 40, 60]), ("max", [10, 50, 60])])
+    def test_the_best_by_the_metric_are_kept(self, mode: str, kept: list[int]) -> None:
+        values = {10: 0.9, 20: 0.1, 30: 0.5, 40: 0.2, 50: 0.8}
+        many = [*(saved(step, metric) for step, metric in values.items()), saved(60)]
+
+        assert left(many, keep_last=1, monitor="val_loss", mode=mode, keep_best=2) == kept
+
+    def test_of_equals_the_earlier_is_the_best(self) -> None:
+        assert [one.step for one in best([saved(20, 0.5), saved(10, 0.5), saved(5)], "max", 3)] == [10, 20]
+
+    def test_without_a_monitor_metrics_keep_nothing(self) -> None:
+        assert left([saved(10, 0.1), saved(20, 0.9)], keep_last=1) == [20]
+
+    def test_one_rule_keeps_what_another_would_not(self, run: Run) -> None:
+        for step in (10, 20, 110, 120):
+            save(run, step)
+
+        prune(run, 1, Checkpoint(keep_last=1, keep_every=100))
+
+        assert counting(run) == [10, 110, 120]
+        assert on_disk(run) == [f"step-{step:08d}-a001" for step in (10, 110, 120)]
+
+
+class TestLitter:
+    def test_is_what_earlier_attempts_have_left_that_does_not_count(self, run: Run) -> None:
+        counts = save(run, 10)
+        half = write(run, 20)
+        run.storage.create("checkpoints/step-00000030-a001/.half", b"written")
+        start(run, 2)
+        own = write(run, 20, attempt=2)
+        run.storage.create("checkpoints/notes", b"of the user")
+
+        found = litter(run, 2)
+
+        assert found == [half.removesuffix("/checkpoint.ckpt"), "checkpoints/step-00000030-a001"]
+        verify(run.storage, counts)
+        verify(run.storage, own)
 
 
 class _KilledAtDelete(PosixStorage):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import USAGE, FormatTooNew, LauncherError, UsageError
+from launcher.ledger import AttemptStarting, ResumeRequested
 from launcher.run import (
     Code,
     Run,
@@ -21,6 +22,7 @@ from launcher.run import (
     failure_path,
     failures,
     find_run,
+    finished_path,
     log_path,
     new_id,
     run_ids,
@@ -240,13 +242,28 @@ class TestRead:
 
         assert Run(run.storage).record == run.record
 
-    def test_finished_is_what_finished_json_says(self, make_run: MakeRun) -> None:
-        run = make_run()
+    def test_finished_is_what_the_newest_attempt_says(self, make_run: MakeRun) -> None:
+        run = make_run("run", AttemptStarting(attempt=1, target="local"))
         assert run.finished is None
 
-        run.write_json("finished.json", {"step": 3})
+        run.write_json(finished_path(1), {"step": 3})
 
         assert run.finished == {"step": 3}
+
+    def test_an_overtaken_attempt_that_comes_to_its_end_finishes_nothing(self, make_run: MakeRun) -> None:
+        run = make_run("run", AttemptStarting(attempt=1, target="local"), AttemptStarting(attempt=2, target="local"))
+
+        run.write_json(finished_path(1), {"step": 3})
+
+        assert run.finished is None
+
+    def test_a_run_that_was_resumed_is_finished_no_longer(self, make_run: MakeRun) -> None:
+        run = make_run("run", AttemptStarting(attempt=1, target="local"))
+        run.write_json(finished_path(1), {"step": 3})
+
+        run.ledger.append(ResumeRequested(by="me"), after=1)
+
+        assert run.finished is None
 
     def test_failures_come_the_earliest_first(self, make_run: MakeRun) -> None:
         run = make_run()

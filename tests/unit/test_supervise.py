@@ -516,7 +516,7 @@ class TestAfterACrash:
     def test_an_attempt_that_finished_although_its_start_was_not_written_down_is_finished(self, make: MakeRun) -> None:
         run = make(script={"*": [["finish"]]})
         run.ledger.append(AttemptStarting(attempt=1, target="local"), after=0)
-        run.write_json("finished.json", {"step": 10, "attempt": 1})
+        run.write_json("attempts/001/finished.json", {"step": 10, "attempt": 1})
 
         ended = drive(run)
 
