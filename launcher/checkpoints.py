@@ -178,13 +178,13 @@ def prune(run: Run, attempt: int, rules: Retention) -> None:
     paths = tuple(saved.path for saved in surplus(in_order(run.ledger.refresh()), rules))
     if not paths:
         return
-    dropped = CheckpointsDropped(attempt=attempt, paths=paths, reason=_in_words(rules))
+    dropped = CheckpointsDropped(attempt=attempt, paths=paths, reason=rules_in_words(rules))
     run.ledger.append_while(newest_attempt(attempt), dropped)
     for path in paths:
         run.storage.delete(path.removesuffix(f"/{FILE}"))
 
 
-def _in_words(rules: Retention) -> str:
+def rules_in_words(rules: Retention) -> str:
     words = [f"keep_last: {rules.keep_last}"]
     words += [f"keep_every: {rules.keep_every}"] if rules.keep_every else []
     words += [f"keep_best: {rules.keep_best} by {rules.monitor}"] if rules.monitor else []

@@ -6,6 +6,7 @@
   - LedgerConflict       another process appended the event first: read again, decide again
   - NotTheDriver         another living process drives this run
   - Fenced               a newer attempt of this run exists: whoever sees this must leave
+  - NotSaved             the last checkpoint of an attempt could not be written
   - FormatTooNew         the run directory was written by a newer launcher
 """
 
@@ -67,6 +68,10 @@ class NotTheDriver(LauncherError):
 
 class Fenced(LauncherError):
     """A newer attempt of this run exists; the older one must leave without writing."""
+
+
+class NotSaved(LauncherError):
+    """The checkpoint with which an attempt was to leave could not be written; the run goes on from the one before."""
 
 
 class FormatTooNew(LauncherError):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import PurePath
 
-from launcher.errors import LauncherError, UsageError
+from launcher.errors import LauncherError, NotSaved, UsageError
 from launcher.policy import Cause
 
 
@@ -25,6 +25,7 @@ class Kind(StrEnum):
     GPU_MEMORY = "gpu-memory"
     SHARED_MEMORY = "shared-memory"  # /dev/shm, through which DataLoader workers hand over batches
     DISK = "disk"
+    STORAGE = "storage"  # the last checkpoint could not be written, for another reason than a full disk
     CHECKPOINT = "checkpoint"  # it is whole, and yet cannot be loaded
     DRIFT = "drift"  # code, packages or machine are not those that the run began with
     PORT = "port"
@@ -55,6 +56,7 @@ CAUSES: Mapping[Kind, Cause] = {
     Kind.MEMORY: Cause.INFRA,  # a neighbour may have had it; and a leak gets further with each attempt
     Kind.SHARED_MEMORY: Cause.INFRA,
     Kind.DISK: Cause.INFRA,  # others fill it and others clear it; a retry is in vain at worst, and has its budget
+    Kind.STORAGE: Cause.INFRA,
     Kind.PORT: Cause.INFRA,
     Kind.LOADER: Cause.INFRA,
     Kind.PEER: Cause.INFRA,
@@ -152,6 +154,8 @@ def _kind_of(error: BaseException) -> Kind:
     name, text = type(error).__name__, essence(str(error))
     if name == "Drift":
         return Kind.DRIFT
+    if isinstance(error, NotSaved):
+        return Kind.STORAGE
     if name == "OutOfMemoryError":
         return Kind.GPU_MEMORY
     if isinstance(error, MemoryError):

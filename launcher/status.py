@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from launcher.cadence import drain_s
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
 from launcher.ledger import Attempt, Driver, RunEnded, RunState
@@ -46,6 +47,11 @@ def status(run: Run) -> dict[str, Any]:
             for attempt in state.attempts
         ],
         "checkpoint": {"step": newest.step, "path": absolute(run, newest.path)} if newest else None,
+        "saving": {
+            "interval_s": progress.get("save_interval_s"),
+            "drain_s": drain_s(state),
+            "problem": progress.get("save_problem"),
+        },
         "code": _code(run),
         "run_dir": run.storage.root,
         "created": run.record.created,

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from launcher.backends.local import LocalBackend
+from launcher.cadence import FIRST_S, SHARE
+from launcher.checkpoints import rules_in_words
 from launcher.cli.common import print_json, runs_root
 from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal
 from launcher.exactness import guarantee
 from launcher.snapshot import Source, describe, digest_of, in_words
-from launcher.spec import load_spec
+from launcher.spec import Checkpoint, load_spec
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -36,7 +38,8 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"  workdir     {planned.workdir}")
     for source in sources:
         terminal.line(f"  code        {source.root}: {len(source.files)} files, {in_words(source.size)}")
-    terminal.line(f"  checkpoint  {spec.checkpoint.model_dump(exclude_none=True)}")
+    terminal.line(f"  saved       {_when(spec.checkpoint)}")
+    terminal.line(f"  kept        {rules_in_words(spec.checkpoint)}")
     terminal.line(f"  retry       {spec.retry.model_dump()}")
     for rank in planned.ranks:
         terminal.line()
@@ -44,6 +47,16 @@ def plan(args: argparse.Namespace) -> int:
         env = " ".join(f"{name}={shlex.quote(value)}" for name, value in rank.env.items())
         terminal.line(f"env {env} {shlex.join(planned.argv)} >> {shlex.quote(f'{planned.run_dir}/{rank.log}')}")
     return 0
+
+
+def _when(policy: Checkpoint) -> str:
+    """When there is a save, in words."""
+    words = [f"every {policy.every_n_steps} steps"] if policy.every_n_steps else []
+    if policy.every == "auto":
+        words.append(f"after {FIRST_S:.0f} s, then by what it costs: at most {SHARE:.1%} of the time")
+    elif policy.every:
+        words.append(f"every {policy.every}")
+    return "; ".join([*words, "at each stop, and at the end"])
 
 
 def _as_json(source: Source) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def status(args: argparse.Namespace) -> int:
         terminal.line(f"  metrics     {metrics_text(shown['metrics'])}")
     if shown["checkpoint"]:
         terminal.line(f"  checkpoint  step {shown['checkpoint']['step']}  {shown['checkpoint']['path']}")
+    if saving := _saving(shown["saving"]):
+        terminal.line(f"  saving      {saving}")
     if shown["code"]:
         terminal.line(f"  code        {_code(shown['code'])}")
     terminal.line(f"  directory   {shown['run_dir']}")
@@ -78,6 +80,13 @@ def status(args: argparse.Namespace) -> int:
         terminal.line()
         terminal.table(("ATTEMPT", "STEPS", "STARTED", "ENDED", "CAUSE"), [_row(one) for one in shown["attempts"]])
     return 0
+
+
+def _saving(saving: dict[str, Any]) -> str:
+    """How often by the clock, how long a stop takes, and what is wrong; empty where nothing is known."""
+    parts = [f"every {saving['interval_s']:.0f} s"] if saving["interval_s"] else []
+    parts += [f"a stop takes {saving['drain_s']:.1f} s"] if saving["drain_s"] is not None else []
+    return "; ".join([*parts, *([saving["problem"]] if saving["problem"] else [])])
 
 
 def _code(code: dict[str, Any]) -> str:

@@ -64,6 +64,10 @@ _ANSWERS = {
         "make room, then: launcher resume {run} (the run directory lies on {disk}; lower checkpoint.keep_last "
         "keeps less of it)",
     ),
+    Kind.STORAGE: _Answer(
+        "could not write its last checkpoint",
+        "look at the storage of the run directory, then: launcher resume {run} (it goes on from the checkpoint before)",
+    ),
     Kind.CHECKPOINT: _Answer(
         "could not load the checkpoint, which is whole: it is of another model",
         "change code and spec back to what wrote it, then: launcher resume {run}; or begin anew: {again}",

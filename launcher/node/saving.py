@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from launcher.cadence import Cadence
 from launcher.checkpoints import Manifest, best
-from launcher.errors import UsageError
+from launcher.errors import NotSaved, UsageError
 from launcher.ledger import CheckpointSaved
 from launcher.node.curves import Curves
 from launcher.node.environment import Place
@@ -133,14 +133,13 @@ class Saving:
         """Wait until the newest checkpoint is durable and counts.
 
         Raises:
-            OSError: it could not be written.
+            NotSaved: it could not be written.
             Fenced: a newer attempt has begun.
         """
         try:
             self._writer.wait()
         except OSError as error:
-            what = f"the last checkpoint could not be written: {error.strerror or error}"
-            raise OSError(error.errno, what, error.filename) from error
+            raise NotSaved(f"the last checkpoint could not be written: {error}") from error
 
     def close(self) -> None:
         self._writer.close()

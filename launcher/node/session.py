@@ -252,7 +252,7 @@ class Session(Callback):
         """Collective. Wait until the newest checkpoint is durable.
 
         Raises:
-            OSError: it could not be written.
+            NotSaved: it could not be written.
         """
         if self._saving:
             self._saving.drain()

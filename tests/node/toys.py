@@ -144,6 +144,24 @@ class Interrupt(Callback):
         self.at(trainer, "test")
 
 
+class Blocked(Callback):
+    """From one step to another, no folder can be made for a checkpoint; as when storage fails."""
+
+    def __init__(self, begin: int, end: int, stop_at: int | None = None) -> None:
+        self.begin, self.end, self.stop_at = begin, end, stop_at
+        self.folder = Path(os.environ["LAUNCHER_RUN_DIR"]) / "checkpoints"
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_rank == 0 and trainer.global_step == self.begin and not self.folder.is_file():
+            self.folder.rename(self.folder.with_name("aside"))
+            self.folder.touch()
+        if self.folder.is_file() and trainer.global_step == self.end:
+            self.folder.unlink()
+            self.folder.with_name("aside").rename(self.folder)
+        if trainer.global_step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Full(LightningModule):
     """Dropout, batch norm, and every way to accumulate over an epoch; schedulers and optimizers as the test asks."""
 
