@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from launcher.diagnosis import UNWRITABLE
@@ -38,11 +39,13 @@ def main() -> int:
     killed_before = oom_kills()
     run = Run(PosixStorage(Path(place.run_dir)))
     try:
-        if place.rank == 0:
-            choose_start(run, place.attempt)
-        _quieten()
-        from launcher.node.training import train  # torch enters here
+        with ThreadPoolExecutor(1) as beside:  # reading a large checkpoint takes as long as importing torch
+            chosen = beside.submit(choose_start, run, place.attempt) if place.rank == 0 else None
+            _quieten()
+            from launcher.node.training import train  # torch enters here
 
+            if chosen:
+                chosen.result()
         train(run, place, flag)
     except Stopped:
         log.info("rank %d: saved, leaving", place.rank)
