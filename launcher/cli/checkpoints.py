@@ -40,7 +40,7 @@ def list_checkpoints(args: argparse.Namespace) -> int:
             "problem": seen if isinstance(seen, str) else "",
             "path": absolute(run, saved.path),
         }
-        for saved, seen in _looked_at(run, read_manifest)
+        for saved, seen in looked_at(run, read_manifest)
     ]
     best = best_of(found)
     found = [{**one, "best": one is best} for one in found]
@@ -108,7 +108,7 @@ def verify_checkpoints(args: argparse.Namespace) -> int:
         raise UsageError(f"{run.id} has no checkpoint of step {step}; there are: {steps}")
     terminal = Terminal()
     found = []
-    for saved, seen in _looked_at(run, verify, step):
+    for saved, seen in looked_at(run, verify, step):
         problem = seen if isinstance(seen, str) else ""
         found.append(
             {
@@ -133,7 +133,7 @@ def verify_checkpoints(args: argparse.Namespace) -> int:
     return FAILED if bad else FINISHED
 
 
-def _looked_at(
+def looked_at(
     run: Run, look: Callable[[Storage, str], Manifest], step: int | None = None
 ) -> Iterator[tuple[CheckpointSaved, Manifest | str]]:
     """The checkpoints that count, oldest first, each with its manifest or with what is wrong with it."""

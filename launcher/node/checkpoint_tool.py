@@ -43,9 +43,8 @@ def _export(source: tuple[str, str], to: Path) -> dict[str, Any]:
         with PosixStorage(to.parent).writer(to.name) as stream:
             torch.save(weights, cast(IO[bytes], stream))
     except (OSError, RuntimeError) as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch makes a RuntimeError of what it meets
+        # torch makes a RuntimeError of what its stream raises.
+        cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         raise UsageError(f"{to}: cannot be written ({cause.strerror}); choose another place with -o") from None
