@@ -134,7 +134,7 @@ class TestBest:
     def test_is_judged_by_the_last_one_s_metric_and_never_by_what_is_no_number(self) -> None:
         best = self.judged(0.8, "acc", "max")
 
-        assert best_of([self.judged(0.1), best, {"monitored": None}, self.judged(None, "acc", "max")]) is best
+        assert best_of([self.judged(0.9), best, {"monitored": None}, self.judged(None, "acc", "max")]) is best
 
     def test_there_is_none_without_a_metric(self) -> None:
         assert best_of([{"monitored": None}, self.judged(None)]) is None

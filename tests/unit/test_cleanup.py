@@ -140,11 +140,11 @@ class TestLitter:
         save(run, 40, attempt=2)
         save(run, 50, attempt=2)
         write(run, 60, attempt=2)
-        Path(run.storage.root, "checkpoints/step-00000010-a001").rename(Path(run.storage.root, "kept"))
+        dropped = Path(run.storage.root, "checkpoints/step-00000040-a002")
         prune(run, 2, 1)
-        Path(run.storage.root, "kept").rename(Path(run.storage.root, "checkpoints/step-00000010-a001"))
+        dropped.mkdir()  # as if that had been killed half-way
 
-        assert gone(clean(run, 1)) == ["step-00000010-a001"]
+        assert gone(clean(run, 1)) == ["step-00000040-a002"]
         assert on_disk(run) == ["step-00000050-a002", "step-00000060-a002"]
 
     def test_what_others_have_put_there_stays(self, run: Run) -> None:
