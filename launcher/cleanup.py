@@ -42,6 +42,7 @@ def plan(run: Run, keep_last: int) -> Cleanup:
     Raises:
         LauncherError: a living process drives the run; or no checkpoint is whole.
     """
+    names = run.storage.list(FOLDER)  # before the ledger: it then knows the attempt of each of these
     state = run.ledger.refresh()
     if driver := living_driver(run, state):
         raise LauncherError(
@@ -53,7 +54,7 @@ def plan(run: Run, keep_last: int) -> Cleanup:
     events = [record.event for record in run.ledger.records()]
     dropped = {_folder(path) for event in events if isinstance(event, CheckpointsDropped) for path in event.paths}
     found = [(_folder(one.path), False) for one in goes]
-    found += [(folder, True) for folder in litter(run.storage.list(FOLDER), state, dropped)]
+    found += [(folder, True) for folder in litter(names, state, dropped)]
     return Cleanup(
         state=state,
         removals=tuple(

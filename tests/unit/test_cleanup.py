@@ -147,6 +147,12 @@ class TestLitter:
         assert gone(clean(run, 1)) == ["step-00000040-a002"]
         assert on_disk(run) == ["step-00000050-a002", "step-00000060-a002"]
 
+    def test_an_attempt_that_begins_just_now_keeps_what_it_writes(self, run: Run, runs_root: Path) -> None:
+        with pytest.raises(LauncherError, match="drives this run"):
+            clean(Run(_BeginsAtList(runs_root / "run")), 3)
+
+        assert on_disk(run)[-1] == "step-00000040-a002"
+
     def test_what_others_have_put_there_stays(self, run: Run) -> None:
         for name in ("epoch=3-step=30.ckpt", "last.ckpt", "step-4-a1", "step-00000040-a001.bak"):
             Path(run.storage.root, "checkpoints", name).write_bytes(b"theirs")
@@ -186,3 +192,15 @@ def test_a_run_with_nothing_but_a_copied_checkpoint_keeps_it(make_run: MakeRun) 
 class _FailsAtDelete(PosixStorage):
     def delete(self, path: str) -> None:
         raise OSError("pulled the plug")
+
+
+class _BeginsAtList(PosixStorage):
+    """Another process begins an attempt just before the checkpoints are listed."""
+
+    def list(self, folder: str) -> list[str]:
+        if folder == "checkpoints":
+            other = Run(PosixStorage(Path(self.root)))
+            append(other, Driving(driver=this_process()))
+            start(other, 2)
+            write(other, 40, attempt=2)
+        return super().list(folder)
