@@ -25,7 +25,7 @@ from launcher.storage import Storage
 FOLDER = "checkpoints"
 FILE = "checkpoint.ckpt"
 _CHUNK = 1 << 18  # stays in a core's own cache between reading and summing up
-_ATTEMPT = re.compile(r"step-\d+-a(\d+)")
+_OURS = re.compile(r"step-\d{8,}-a(\d{3,})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,19 +191,21 @@ def rules_in_words(rules: Retention) -> str:
     return ", ".join(words)
 
 
-def litter(run: Run, attempt: int) -> list[str]:
-    """Folders that earlier attempts have left behind: half written, or dropped and not deleted.
+def litter(names: Iterable[str], state: RunState, attempt: int) -> list[str]:
+    """Folders that earlier attempts have left behind: half written, or dropped and not deleted. Pure.
 
     Args:
-        attempt: the newest.
+        names: what lies in the folder of checkpoints; a callback of the user's may save there too. Listed before the
+            ledger was read, which then knows all of them that count.
+        attempt: it and later ones may still write.
     """
-    counting = {saved.path.removesuffix(f"/{FILE}") for saved in run.ledger.refresh().checkpoints}
-    found = [f"{FOLDER}/{name}" for name in run.storage.list(FOLDER) if _is_before(name, attempt)]
+    counting = {saved.path.removesuffix(f"/{FILE}") for saved in state.checkpoints}
+    found = [f"{FOLDER}/{name}" for name in names if _is_before(name, attempt)]
     return [folder for folder in found if folder not in counting]
 
 
 def _is_before(folder: str, attempt: int) -> bool:
-    named = _ATTEMPT.fullmatch(folder)
+    named = _OURS.fullmatch(folder)
     return named is not None and int(named[1]) < attempt
 
 

@@ -41,6 +41,9 @@ class Storage(Protocol):
     def list(self, folder: str) -> list[str]:
         """Sorted names in a folder; an absent folder is empty."""
 
+    def size(self, path: str) -> int:
+        """Bytes of a file, or of all that a folder holds, files that are never listed too; absent is 0."""
+
     def move(self, path: str, to: str) -> None:
         """Give a file or a folder another name."""
 
@@ -99,6 +102,10 @@ class PosixStorage:
                 return sorted(entry.name for entry in entries if not entry.name.startswith("."))
         except FileNotFoundError:
             return []
+
+    def size(self, path: str) -> int:
+        target = self._root / path
+        return sum(one.stat().st_size for one in (target, *target.rglob("*")) if one.is_file())
 
     def move(self, path: str, to: str) -> None:
         target = self._root / to

@@ -30,6 +30,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def bash(command: str, environment: dict[str, str]) -> str:
+    command = command.replace(" runs/", f" {environment['LAUNCHER_RUNS']}/")  # which is where a reader has it
     done = subprocess.run(
         ["bash", "-ec", command], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
@@ -103,7 +104,11 @@ SAYS = {
     "launcher list": "tour",
     "launcher logs tour --follow": "tour finished",
     "launcher status tour": "tour",
-    "launcher checkpoints tour": "verified",
+    "launcher checkpoints tour": "complete",
+    "launcher checkpoints verify tour": "verified",
+    "launcher checkpoints export tour -o runs/tour.pt": "tensors of tour",
+    "launcher checkpoints diff tour runs/tour.pt": "the same to the bit",
+    "launcher checkpoints prune tour --keep-last 2 --dry-run": "would free",
     "launcher events tour": "ResumeRequested",
     "launcher why tour": "cancelled by the user",
     "launcher --help": "exit codes:",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, UsageError
 from launcher.run import Run, find_run
 
 
@@ -23,7 +23,26 @@ def wanted_run(args: argparse.Namespace) -> Run:
         UsageError: none or several fit.
         LauncherError: it cannot be read.
     """
-    run = find_run(runs_root(args), args.run)
+    return _opened(args, args.run)
+
+
+def run_and_step(args: argparse.Namespace, wanted: str | None) -> tuple[Run, int | None]:
+    """What `RUN[@STEP]` names; without a run, the latest, and None if no step is said.
+
+    Raises:
+        UsageError: it is written otherwise; no run fits, or several.
+        LauncherError: the run cannot be read.
+    """
+    if wanted is None:
+        return _opened(args, None), None
+    name, at, step = wanted.partition("@")
+    if at and not step.isdecimal():
+        raise UsageError(f"{wanted}: expected RUN or RUN@STEP, with a whole number for STEP")
+    return _opened(args, name), int(step) if at else None
+
+
+def _opened(args: argparse.Namespace, wanted: str | None) -> Run:
+    run = find_run(runs_root(args), wanted)
     with damage_named(run.storage.root):
         run.ledger.refresh()
     return run

@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import import_module
 
-from launcher.cli.parser import build_parser
+from launcher.cli.parser import build_parser, expanded
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, USAGE, LauncherError
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str] | None) -> int:
     parser = build_parser()
     try:
-        args = parser.parse_args(argv)
+        args = parser.parse_args(expanded(sys.argv[1:] if argv is None else argv))
     except SystemExit as exit_:  # argparse says 2; ours is EX_USAGE, as for a wrong spec
         return USAGE if exit_.code else FINISHED
     if args.version:

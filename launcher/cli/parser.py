@@ -2,6 +2,9 @@
 
 import argparse
 
+_ACTIONS = ("list", "verify", "export", "prune", "diff")
+"""What `checkpoints` can do."""
+
 _EPILOG = """\
 exit codes:
     0  finished, or accepted when detached
@@ -41,8 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
     detach = argparse.ArgumentParser(add_help=False)
     detach.add_argument("-d", "--detach", action="store_true", help="return at once; the run goes on in the background")
 
-    def verb(name: str, summary: str, *parents: argparse.ArgumentParser, aliases: tuple[str, ...] = ()) -> _Verb:
-        return verbs.add_parser(
+    def verb(
+        name: str,
+        summary: str,
+        *parents: argparse.ArgumentParser,
+        aliases: tuple[str, ...] = (),
+        of: "argparse._SubParsersAction[_Verb]" = verbs,
+    ) -> _Verb:
+        return of.add_parser(
             name, parents=list(parents), aliases=list(aliases), help=summary, description=summary, allow_abbrev=False
         )
 
@@ -78,9 +87,35 @@ def build_parser() -> argparse.ArgumentParser:
     why.set_defaults(handler="why:why")
     verb("events", "the ledger: all that happened", run, root, json).set_defaults(handler="views:events")
     verb("cancel", "end a run for good, without saving", run, root, json).set_defaults(handler="run:cancel")
-    verb("checkpoints", "checkpoints that count, oldest first, each verified", run, root, json).set_defaults(
-        handler="views:checkpoints"
+    checkpoints = verb("checkpoints", "a run's checkpoints: list, verify, export, prune, diff")
+    checkpoints.epilog = "`launcher checkpoints [RUN]` is short for `launcher checkpoints list [RUN]`."
+    actions = checkpoints.add_subparsers(dest="action", metavar="ACTION", required=True)
+    verb("list", "those that count, oldest first; none is read", run, root, json, of=actions).set_defaults(
+        handler="checkpoints:list_checkpoints"
     )
+    whole = verb("verify", "read them in full: are they what was written", root, json, of=actions)
+    whole.add_argument("checkpoint", metavar="RUN[@STEP]", nargs="?", help="default: all of the latest run")
+    whole.set_defaults(handler="checkpoints:verify_checkpoints")
+    export = verb("export", "write the weights alone, for model.weights or torch.load", root, of=actions)
+    export.add_argument("checkpoint", metavar="RUN[@STEP]", help="default: the newest that is whole")
+    export.add_argument("-o", "--output", metavar="FILE", required=True, help="where to")
+    export.add_argument("--force", action="store_true", help="overwrite FILE")
+    export.set_defaults(handler="checkpoints:export")
+    prune = verb(
+        "prune",
+        "delete what no rule of the spec keeps, and what interrupted saves have left",
+        run,
+        root,
+        json,
+        of=actions,
+    )
+    prune.add_argument("--keep-last", type=_count, metavar="N", help="keep the newest N (default: as the spec says)")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    prune.set_defaults(handler="checkpoints:prune")
+    diff = verb("diff", "do two hold the same weights, to the bit; exit 1 if not", root, json, of=actions)
+    for name in ("a", "b"):
+        diff.add_argument(name, metavar=name.upper(), help="RUN[@STEP], or a file: a checkpoint, or weights")
+    diff.set_defaults(handler="checkpoints:diff")
     board = verb("tensorboard", "show a run's curves in TensorBoard", run, root)
     board.add_argument("--port", type=int, default=6006, help="default: 6006")
     board.set_defaults(handler="tensorboard:tensorboard")
@@ -89,6 +124,19 @@ def build_parser() -> argparse.ArgumentParser:
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     shell.set_defaults(handler="completion:completion")
     return parser
+
+
+def expanded(argv: list[str]) -> list[str]:
+    """With the action that `checkpoints [RUN]` means; a run that is called like an action needs it in full."""
+    if argv[:1] == ["checkpoints"] and not {*argv[1:2]} & {*_ACTIONS, "-h", "--help"}:
+        return ["checkpoints", "list", *argv[1:]]
+    return argv
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 1 or more")
+    return int(text)
 
 
 _Verb = argparse.ArgumentParser

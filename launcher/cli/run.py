@@ -15,12 +15,12 @@ from launcher import shell, snapshot
 from launcher.backends.local import LocalBackend
 from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
-from launcher.cli.common import print_json, runs_root, wanted_run
+from launcher.cli.common import print_json, run_and_step, runs_root, wanted_run
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
 from launcher.ledger import CancelRequested, CheckpointSaved, RunEnded, RunState
-from launcher.run import Record, Run, check_id, create_run, find_run, new_id, open_run, run_ids
+from launcher.run import Record, Run, check_id, create_run, new_id, open_run, run_ids
 from launcher.spec import JobSpec, load_spec
 from launcher.status import living_driver, status
 from launcher.supervise import Supervisor
@@ -60,11 +60,8 @@ def _source(args: argparse.Namespace) -> tuple[Run, CheckpointSaved, Manifest] |
     """The run of `--from RUN[@STEP]`, and the checkpoint that is meant."""
     if args.source is None:
         return None
-    name, at, step = args.source.partition("@")
-    if at and not step.isdecimal():
-        raise UsageError(f"--from {args.source}: expected RUN or RUN@STEP, with a whole number for STEP")
-    source = find_run(runs_root(args), name)
-    return source, *newest_whole(source, int(step) if at else None)
+    source, step = run_and_step(args, args.source)
+    return source, *newest_whole(source, step)
 
 
 def cancel(args: argparse.Namespace) -> int:

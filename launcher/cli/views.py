@@ -1,16 +1,15 @@
-"""Read-only views over the ledger: list, status, events, checkpoints."""
+"""Read-only views over the ledger: list, status, events."""
 
 import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoints import BadCheckpoint, in_order, verify
 from launcher.cli.common import damage_named, print_json, runs_root, wanted_run
 from launcher.cli.terminal import Terminal, ago, bar, clock, metrics_text
 from launcher.errors import LauncherError
 from launcher.run import open_run, run_ids
-from launcher.status import absolute, brief
+from launcher.status import brief
 from launcher.status import status as status_of
 
 
@@ -121,34 +120,4 @@ def events(args: argparse.Namespace) -> int:
     for one in records:
         values = "  ".join(f"{name}={value}" for name, value in asdict(one.event).items() if name != "handle")
         terminal.line(f"{one.number:5d}  {clock(one.time)}  {type(one.event).__name__:18s}  {values}")
-    return 0
-
-
-def checkpoints(args: argparse.Namespace) -> int:
-    run = wanted_run(args)
-    found: list[dict[str, Any]] = []
-    for saved in in_order(run.ledger.refresh()):
-        try:
-            verify(run.storage, saved.path)
-            bad = ""
-        except BadCheckpoint as error:
-            bad = str(error)
-        found.append(
-            {
-                "step": saved.step,
-                "path": absolute(run, saved.path),
-                "bytes": saved.bytes,
-                "verified": not bad,
-                "attempt": saved.attempt,
-                "problem": bad,
-            }
-        )
-    if args.json:
-        print_json(found)
-        return 0
-    rows = [
-        (str(one["step"]), str(one["attempt"]), f"{one['bytes']:,}", one["problem"] or "verified", one["path"])
-        for one in found
-    ]
-    Terminal().table(("STEP", "ATTEMPT", "BYTES", "STATE", "PATH"), rows)
     return 0

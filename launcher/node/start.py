@@ -4,7 +4,7 @@ import logging
 import time
 from contextlib import suppress
 
-from launcher.checkpoints import BadCheckpoint, in_order, litter, newest_attempt, set_aside, verify
+from launcher.checkpoints import FOLDER, BadCheckpoint, in_order, litter, newest_attempt, set_aside, verify
 from launcher.errors import LauncherError
 from launcher.ledger import Attempt, AttemptResumes
 from launcher.run import Run
@@ -22,6 +22,7 @@ def choose_start(run: Run, attempt: int) -> None:
     Raises:
         Fenced: a newer attempt has begun.
     """
+    names = run.storage.list(FOLDER)
     state = run.ledger.refresh()
     for saved in reversed(in_order(state)):
         try:
@@ -43,7 +44,7 @@ def choose_start(run: Run, attempt: int) -> None:
         log.info("starting from the beginning")
         event = AttemptResumes(attempt=attempt, step=0, path=None)
     run.ledger.append_while(newest_attempt(attempt), event)
-    for folder in litter(run, attempt):
+    for folder in litter(names, state, attempt):
         with suppress(OSError):  # it costs room, no more
             run.storage.delete(folder)
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -169,6 +170,20 @@ class Shell:
         for pid in _marked(f"LAUNCHER_MARK={self.runs}/") + _marked(f"LAUNCHER_RUNS={self.runs}"):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def in_bash(launcher: Shell, script: str) -> subprocess.CompletedProcess[str]:
+    env = {"LAUNCHER_RUNS": str(launcher.runs), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(["bash", "-c", script, LAUNCHER], capture_output=True, text=True, check=False, env=env)
+
+
+def copied(launcher: Shell, folder: Path, *names: str) -> Path:
+    """Copies of the finished run, in a runs root of their own."""
+    for name in names:
+        shutil.copytree(launcher.runs / "reference", folder / "runs" / name)
+        record = folder / "runs" / name / "run.json"
+        record.write_text(record.read_text().replace('"id": "reference"', f'"id": "{name}"'))
+    return folder / "runs"
 
 
 def within(seconds: float, condition: Callable[[], object]) -> bool:

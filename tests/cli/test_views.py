@@ -1,7 +1,6 @@
 """What the verbs say about a run."""
 
 import json
-import shutil
 import socket
 import subprocess
 import urllib.request
@@ -11,7 +10,7 @@ from urllib.error import URLError
 
 import pytest
 
-from cli.commands import JOBS, LAUNCHER, Done, Shell, within
+from cli.commands import JOBS, Done, Shell, copied, in_bash, within
 from launcher.errors import FAILED, FINISHED, USAGE
 
 STEPS = 200
@@ -120,30 +119,6 @@ class TestStatus:
         assert "\x1b" not in done.out
 
 
-class TestCheckpoints:
-    def test_are_listed_oldest_first_and_end_at_the_last_step(self, finished: Done, launcher: Shell) -> None:
-        shown = launcher("checkpoints", "reference", "--json").answer
-
-        assert [one["step"] for one in shown] == [STEPS - 40, STEPS - 20, STEPS]
-        for one in shown:
-            assert one["verified"] is True
-            assert one["attempt"] == 1
-            assert one["path"].endswith(".ckpt")
-            assert one["bytes"] == Path(one["path"]).stat().st_size
-
-    def test_a_damaged_one_is_told(self, finished: Done, launcher: Shell, tmp_path: Path) -> None:
-        runs = copied(launcher, tmp_path, "reference")
-        middle = next((runs / "reference/checkpoints").glob(f"step-*{STEPS - 20}-*/*.ckpt"))
-        data = bytearray(middle.read_bytes())
-        data[len(data) // 2] ^= 1
-        middle.write_bytes(data)
-
-        shown = launcher("checkpoints", "--json", "--runs-root", runs).answer
-
-        assert [one["verified"] for one in shown] == [True, False, True]
-        assert "checksum" in launcher("checkpoints", "--runs-root", runs).out
-
-
 class TestLogs:
     def test_show_the_rank_that_is_asked_for(self, finished: Done, launcher: Shell) -> None:
         zero, one = launcher("logs", "reference"), launcher("log", "reference", "--rank", "1", "--attempt", "1")
@@ -242,6 +217,8 @@ class TestCompletion:
 
         assert self._completed(script, "launcher", "sta") == ["status"]
         assert self._completed(script, "launcher", "logs", "--at") == ["--attempt"]
+        assert self._completed(script, "launcher", "checkpoints", "ver") == ["verify"]
+        assert self._completed(script, "launcher", "checkpoints", "prune", "--k") == ["--keep-last"]
 
     def test_zsh_has_a_script_too(self, launcher: Shell) -> None:
         assert launcher("completion", "zsh").out.startswith("#compdef launcher\n")
@@ -274,17 +251,3 @@ class TestNobodyReads:
 
         assert done.returncode == FAILED
         assert done.stderr == "launcher: No space left on device\n"
-
-
-def in_bash(launcher: Shell, script: str) -> subprocess.CompletedProcess[str]:
-    env = {"LAUNCHER_RUNS": str(launcher.runs), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(["bash", "-c", script, LAUNCHER], capture_output=True, text=True, check=False, env=env)
-
-
-def copied(launcher: Shell, folder: Path, *names: str) -> Path:
-    """Copies of the finished run, in a runs root of their own."""
-    for name in names:
-        shutil.copytree(launcher.runs / "reference", folder / "runs" / name)
-        record = folder / "runs" / name / "run.json"
-        record.write_text(record.read_text().replace('"id": "reference"', f'"id": "{name}"'))
-    return folder / "runs"

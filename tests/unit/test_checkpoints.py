@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.checkpoints import (
+    FOLDER,
     BadCheckpoint,
     Checksum,
     Manifest,
@@ -312,7 +313,7 @@ class TestLitter:
         own = write(run, 20, attempt=2)
         run.storage.create("checkpoints/notes", b"of the user")
 
-        found = litter(run, 2)
+        found = litter(run.storage.list(FOLDER), run.ledger.refresh(), 2)
 
         assert found == [half.removesuffix("/checkpoint.ckpt"), "checkpoints/step-00000030-a001"]
         verify(run.storage, counts)

@@ -93,6 +93,8 @@ def loaded_after(*arguments: str, cwd: Path) -> set[str]:
         ["status"],
         ["events"],
         ["checkpoints"],
+        ["checkpoints", "verify"],
+        ["checkpoints", "prune", "--keep-last", "1"],
         ["why"],
         ["logs"],
         ["cancel"],
@@ -101,7 +103,7 @@ def loaded_after(*arguments: str, cwd: Path) -> set[str]:
         ["schema"],
         ["completion", "bash"],
     ],
-    ids=lambda arguments: arguments[0],
+    ids=" ".join,
 )
 def test_no_verb_of_the_control_side_loads_torch(arguments: list[str], tmp_path: Path) -> None:
     loaded = loaded_after(*arguments, cwd=tmp_path)
