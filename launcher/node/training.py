@@ -6,12 +6,16 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.checkpoints import read_manifest
+from launcher.elastic import check_size, global_batch
 from launcher.ledger import FORMAT
 from launcher.node.checkpoint import DurableCheckpointIO
+from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type
 from launcher.node.provenance import check_provenance
+from launcher.node.randomness import Randomness
 from launcher.node.session import Session
+from launcher.node.shares import Share
 from launcher.node.start import await_start
 from launcher.node.stop import StopFlag
 from launcher.node.trainer import build_model_and_data, build_trainer
@@ -25,18 +29,23 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
     Raises:
         Stopped: all ranks agreed to stop; the checkpoint is written.
         Fenced: a newer attempt has begun.
+        UsageError: the run cannot go on with this number of ranks.
         CannotInstantiate, UnsupportedPrecision: the spec is at fault.
         ForeignModule, Drift: the code or the packages are not those that they should be.
     """
     spec = JobSpec.model_validate(run.read_json(spec_path(place.attempt)))
     attempt = await_start(run, place.attempt)
     io = DurableCheckpointIO()
-    session = Session(run, place, spec, flag, io, attempt)
+    check_size(spec, run.record.ranks, place.world_size, place.accelerator)
+    virtual = VirtualRanks(Share(global_batch(spec, run.record.ranks, place.world_size), place.world_size, place.rank))
+    session = Session(run, place, spec, flag, io, attempt, virtual)
+    own = [session, Randomness(spec.seed_everything, place.rank, virtual), virtual]
     try:
         model, data = build_model_and_data(spec, resumes=attempt.resumes_from is not None)
-        trainer = build_trainer(spec, place, io, session)
+        trainer = build_trainer(_accumulating(spec, virtual.share.accumulate), place, io, own)
         check_provenance(run, place, spec.code.drift)
         curves = read_manifest(run.storage, attempt.resumes_from).curves if attempt.resumes_from else None
+        virtual.attach(trainer, model)
         session.attach(trainer, computed_type(trainer), curves)
         path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None
         trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
@@ -48,6 +57,15 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
             _write_finished(run, place, trainer, session.metrics(trainer))
     finally:
         session.close()
+
+
+def _accumulating(spec: JobSpec, batches: int) -> JobSpec:
+    """The spec with as many batches of a rank in a step as this number of ranks takes."""
+    if batches == spec.trainer.accumulate_grad_batches:
+        return spec
+    return spec.model_copy(
+        update={"trainer": spec.trainer.model_copy(update={"accumulate_grad_batches": batches})},
+    )
 
 
 def _can_test(model: LightningModule, data: LightningDataModule | None) -> bool:

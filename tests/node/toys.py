@@ -216,6 +216,45 @@ class Full(LightningModule):
         return optimizers
 
 
+class Recorded(Classifier):
+    """Writes down each micro-batch, with what was drawn for its samples and in its step, and whether it counts."""
+
+    def __init__(self, trace: str, norm: bool = False, lr_every: int = 0) -> None:
+        super().__init__()
+        self.folder, self.lr_every = trace, lr_every
+        if norm:
+            self.net = nn.Sequential(
+                nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2)
+            )
+        self.accuracy = MulticlassAccuracy(2, average="micro")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, index = batch
+        logits = self.net(x)
+        loss = nn.functional.cross_entropy(logits, y)
+        self.accuracy(logits, y)
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
+        self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
+        self.seen = {
+            "attempt": int(os.environ["LAUNCHER_ATTEMPT"]),
+            "rank": self.global_rank,
+            "step": self.global_step,
+            "what": [index.tolist(), x.tolist(), float(torch.rand(()))],
+        }
+        return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        with Path(self.folder).open("a") as file:
+            file.write(json.dumps({**self.seen, "counts": bool(loss != 0)}) + "\n")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), self.lr)
+        if not self.lr_every:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
+        return [optimizer], [{"scheduler": schedule, "interval": "step", "frequency": self.lr_every}]
+
+
 class DiesInTest(Classifier):
     """Killed in its first test; what it had trained must not be trained again."""
 
