@@ -57,6 +57,23 @@ def shared_out(trainer: Trainer, ranks: list[RankState], rank: int, world_size: 
     return {**ranks[min(rank, len(ranks) - 1)], "results": results, "metrics": metrics}, lost
 
 
+def adopt_sync(trainer: Trainer) -> None:
+    """Have values that were logged by a single rank be synchronized from now on, if they are logged with sync_dist.
+
+    Whether they are is not known before: Lightning forgets sync_dist where there is nobody to synchronize with, and
+    refuses a value that is logged with and without it.
+    """
+    results = trainer.fit_loop.epoch_loop._results
+    log = results.log
+
+    def adopting(fx: str, name: str, *args: Any, sync_dist: bool = False, **kwargs: Any) -> None:
+        if (result := results.get(f"{fx}.{name}")) is not None:
+            result.meta.sync.should = sync_dist
+        log(fx, name, *args, sync_dist=sync_dist, **kwargs)
+
+    results.log = adopting
+
+
 def forget(trainer: Trainer) -> None:
     """Whatever has been logged in this epoch."""
     trainer.fit_loop.epoch_loop._results.clear()
@@ -158,7 +175,10 @@ def _as_result(trainer: Trainer, saved: dict[str, Any]) -> _ResultMetric:
     meta = _Metadata(**{name: saved[name] for name in _META}, reduce_fx=getattr(torch, saved["reduce_fx"]))
     # As LightningModule.log makes it: at the next call Lightning compares the two.
     meta.sync = _Sync(
-        _should=saved["sync"], fn=trainer.strategy.reduce, _group=None, rank_zero_only=saved["rank_zero_only"]
+        _should=saved["sync"] and _is_distributed(trainer),
+        fn=trainer.strategy.reduce,
+        _group=None,
+        rank_zero_only=saved["rank_zero_only"],
     )
     result = _ResultMetric(meta, saved["is_tensor"])
     if saved["is_tensor"]:
@@ -170,6 +190,10 @@ def _as_result(trainer: Trainer, saved: dict[str, Any]) -> _ResultMetric:
         result.value = trainer.lightning_module.get_submodule(saved["metric_attribute"])
     result._update_count = saved["updates"]
     return result
+
+
+def _is_distributed(trainer: Trainer) -> bool:
+    return bool(trainer._accelerator_connector.is_distributed)
 
 
 def _metrics(model: LightningModule) -> list[tuple[str, Metric]]:

@@ -130,6 +130,8 @@ class Session(Callback):
             ranks, place = self._restored["ranks"], self._place
             state, lost = accumulators.shared_out(trainer, ranks, place.rank, place.world_size)
             accumulators.restore(trainer, state)
+            if len(ranks) == 1 < place.world_size:
+                accumulators.adopt_sync(trainer)
             if lost and place.rank == 0 and loops.in_epoch(trainer):
                 names = ", ".join(lost)
                 log.warning("the number of ranks has changed: these metrics of the epoch begin here: %s", names)

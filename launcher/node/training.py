@@ -18,6 +18,7 @@ from launcher.node.session import Session
 from launcher.node.shares import Share
 from launcher.node.start import await_start
 from launcher.node.stop import StopFlag
+from launcher.node.sums import TreeSums
 from launcher.node.trainer import build_model_and_data, build_trainer
 from launcher.run import Run, spec_path
 from launcher.spec import JobSpec
@@ -39,13 +40,16 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
     check_size(spec, run.record.ranks, place.world_size, place.accelerator)
     virtual = VirtualRanks(Share(global_batch(spec, run.record.ranks, place.world_size), place.world_size, place.rank))
     session = Session(run, place, spec, flag, io, attempt, virtual)
-    own = [session, Randomness(spec.seed_everything, place.rank, virtual), virtual]
+    sums = TreeSums(virtual) if spec.exact == "world-size" else None
+    own = [session, Randomness(spec.seed_everything, place.rank, virtual), virtual, *([sums] if sums else [])]
     try:
         model, data = build_model_and_data(spec, resumes=attempt.resumes_from is not None)
         trainer = build_trainer(_accumulating(spec, virtual.share.accumulate), place, io, own)
         check_provenance(run, place, spec.code.drift)
         curves = read_manifest(run.storage, attempt.resumes_from).curves if attempt.resumes_from else None
         virtual.attach(trainer, model)
+        if sums:
+            sums.attach(trainer, model)
         session.attach(trainer, computed_type(trainer), curves)
         path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None
         trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)

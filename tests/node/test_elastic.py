@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from forked import Training, last_checkpoint, log_of
+import pytest
+from forked import Training, last_checkpoint, log_of, same
 
 from launcher.ledger import ResumeRequested
 from launcher.run import Run
@@ -84,3 +85,36 @@ def test_each_step_sees_the_samples_of_the_undisturbed_run(launch: Training, tmp
     assert a["global_step"] == b["global_step"] == 16
     for name, weights in a["state_dict"].items():
         assert weights.allclose(b["state_dict"][name], atol=1e-5), name
+
+
+def exact(trace: Path, ranks: int, **more: Any) -> dict[str, Any]:
+    """Four epochs of 11 batches on each of four ranks, by four in a step, the last one short."""
+    trainer = {"accumulate_grad_batches": 4, **more.pop("trainer", {})}
+    return spec(trace, ranks, exact="world-size", trainer=trainer, data={"size": 85}, **more)
+
+
+def differences(one: Run, other: Run) -> list[str]:
+    """Parts of two checkpoints that are not the same to the last bit."""
+    a, b = last_checkpoint(one), last_checkpoint(other)
+    parts = ["global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "MixedPrecision"]
+    return [part for part in parts if not same(a.get(part), b.get(part))]
+
+
+EXACT = {
+    "dropout and batch norm": ({"norm": True}, {}),
+    "a schedule, clipping": ({"lr_every": 1}, {"gradient_clip_val": 0.1}),
+    "fp16 with a scaler": ({}, {"precision": "16-mixed"}),
+    "parameters that are not always used": ({"spare": True}, {"strategy": "ddp_find_unused_parameters_true"}),
+}
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_the_same_bits_on_four_two_one_and_four_ranks(launch: Training, tmp_path: Path, case: str) -> None:
+    model, trainer = EXACT[case]
+    whole = launch.run(exact(tmp_path / "whole", 4, model=model, trainer=trainer), "whole")
+    bodies = [exact(tmp_path / "torn", ranks, model=model, trainer=trainer) for ranks in (4, 2, 1, 4)]
+    run = chain(launch, bodies, [3, 5, 9])
+
+    assert begun_at(run) == [0, 2, 4, 8]
+    assert differences(whole, run) == []
+    assert steps(tmp_path / "torn") == steps(tmp_path / "whole")
