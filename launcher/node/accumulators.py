@@ -74,6 +74,16 @@ def adopt_sync(trainer: Trainer) -> None:
     results.log = adopting
 
 
+def allow_fractions(trainer: Trainer) -> None:
+    """Before means over ranks that have seen different numbers of samples.
+
+    Lightning takes the mean of these numbers too, as an integer: it would be rounded off.
+    """
+    for result in trainer.fit_loop.epoch_loop._results.values():
+        if result.is_tensor and result.meta.is_mean_reduction:
+            result.cumulated_batch_size = result.cumulated_batch_size.to(torch.float32)
+
+
 def forget(trainer: Trainer) -> None:
     """Whatever has been logged in this epoch."""
     trainer.fit_loop.epoch_loop._results.clear()
@@ -135,7 +145,8 @@ def _merged_result(ranks: list[RankState], key: str, mine: list[RankState]) -> d
     parts = [result for state in mine for result in state["results"] if result["key"] == key]
     for name, neutral in (("value", _NEUTRAL[how]), ("cumulated_batch_size", 0)):
         if name in merged:
-            total = torch.full_like(merged[name], neutral)
+            whole = name == "cumulated_batch_size"
+            total = torch.full_like(merged[name], neutral, dtype=torch.float32 if whole else None)
             for part in parts:
                 total = _MERGE[how](total, part[name])
             merged[name] = total

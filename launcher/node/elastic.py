@@ -161,6 +161,8 @@ class VirtualRanks(Callback):
             accumulators.forget(trainer)
             accumulators.restore(trainer, self._unseen)
             self._unseen = None
+        if self._epoch is not None and trainer.fit_loop.epoch_loop.batch_idx + 1 == self.share.own(self._epoch):
+            accumulators.allow_fractions(trainer)
         if self._buffers and not trainer.fit_loop._should_accumulate():
             self._buffers.end_step()
 

@@ -5,9 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import toys
 from forked import Training, last_checkpoint, log_of, same
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from test_exact import curves
 
+from launcher.elastic import GlobalBatch
+from launcher.errors import UsageError
 from launcher.ledger import ResumeRequested
+from launcher.node.elastic import CannotShare, VirtualRanks
+from launcher.node.shares import Share
+from launcher.node.sums import NotExact, Tree, TreeSums
 from launcher.run import Run
 from launcher.spec import JobSpec
 
@@ -72,19 +82,111 @@ def begun_at(run: Run) -> list[int | None]:
     return [one.first_step for one in run.ledger.refresh().attempts]
 
 
+def epochs(run: Run) -> list[dict[str, float]]:
+    """What was logged of each epoch's training."""
+    rows = [{name: float(value) for name, value in row.items()} for row in curves(run) if "loss_epoch" in row]
+    return [{name: row[name] for name in ("step", "epoch", "loss_epoch", "accuracy")} for row in rows]
+
+
+def validated_after(run: Run) -> list[str]:
+    return [row["step"] for row in curves(run) if "val_loss" in row]
+
+
 def test_each_step_sees_the_samples_of_the_undisturbed_run(launch: Training, tmp_path: Path) -> None:
-    model = {"lr_every": 0}
-    whole = launch.run(spec(tmp_path / "whole", 4, model=model), "whole")
-    bodies = [spec(tmp_path / "torn", ranks, model=model, data={"num_workers": 2}) for ranks in (4, 2, 3, 4)]
+    whole = launch.run(spec(tmp_path / "whole", 4), "whole")
+    bodies = [spec(tmp_path / "torn", ranks, data={"num_workers": 2}) for ranks in (4, 2, 3, 4)]
     run = chain(launch, bodies, [3, 7, 13])
 
     assert begun_at(run) == [0, 2, 6, 12]
     assert [len(step) for step in steps(tmp_path / "whole")] == [12, 12, 12, 4] * 4
     assert steps(tmp_path / "torn") == steps(tmp_path / "whole")
+    assert epochs(run) == [pytest.approx(epoch, abs=1e-3) for epoch in epochs(whole)]
+    assert validated_after(run) == validated_after(whole)
     a, b = last_checkpoint(whole), last_checkpoint(run)
     assert a["global_step"] == b["global_step"] == 16
     for name, weights in a["state_dict"].items():
         assert weights.allclose(b["state_dict"][name], atol=1e-5), name
+
+
+GROWING: dict[str, tuple[dict[str, Any], dict[str, Any], list[int]]] = {
+    "a validation within the epoch, a schedule": (
+        {"lr_every": 8},
+        {"limit_train_batches": 16, "val_check_interval": 8},
+        [4] * 16,
+    ),
+    "short last steps": ({}, {"limit_train_batches": 0.38}, [4, 4, 4, 2] * 4),
+}
+
+
+@pytest.mark.parametrize("case", GROWING)
+def test_one_rank_becomes_more(launch: Training, tmp_path: Path, case: str) -> None:
+    model, trainer, sizes = GROWING[case]
+    trainer = {"accumulate_grad_batches": 4, **trainer}
+    whole = launch.run(spec(tmp_path / "whole", 1, model=model, trainer=trainer), "whole")
+    run = chain(launch, [spec(tmp_path / "torn", ranks, model=model, trainer=trainer) for ranks in (1, 2, 4)], [3, 7])
+
+    assert begun_at(run) == [0, 2, 6]
+    assert [len(step) for step in steps(tmp_path / "whole")] == sizes
+    assert steps(tmp_path / "torn") == steps(tmp_path / "whole")
+    assert epochs(run) == [pytest.approx(epoch, abs=1e-3) for epoch in epochs(whole)]
+    assert validated_after(run) == validated_after(whole)
+    assert same(last_checkpoint(run)["lr_schedulers"], last_checkpoint(whole)["lr_schedulers"])
+
+
+def test_a_number_of_ranks_that_does_not_divide_the_global_batch_starts_nothing(
+    launch: Training, tmp_path: Path
+) -> None:
+    run = launch.create(killed(spec(tmp_path / "trace", 2), 3))
+    assert launch.drive(run).state == "failed"
+    resume(run, spec(tmp_path / "trace", 4))
+
+    with pytest.raises(UsageError, match=r"4 ranks cannot share the 6 micro-batches .*possible are 1, 2, 3, 6 ranks"):
+        launch.drive(run)
+    assert begun_at(run) == [0]
+
+
+def on_one_rank(model: LightningModule, *, exact: bool = False, ranks: int = 2, **trainer: Any) -> Trainer:
+    """A trainer of one rank that goes on with what two have begun, its places taken."""
+    virtual = VirtualRanks(Share(GlobalBatch(ranks, 2), 1, 0))
+    sums = TreeSums(virtual)
+    made = Trainer(
+        accelerator="cpu",
+        callbacks=[virtual, *([sums] if exact else []), *trainer.pop("callbacks", [])],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+        max_epochs=1,
+        **trainer,
+    )
+    virtual.attach(made, model)
+    if exact:
+        sums.attach(made, model)
+    return made
+
+
+def test_what_decides_by_itself_how_much_a_step_has_forbids_another_number_of_ranks() -> None:
+    with pytest.raises(CannotShare, match=r"1 ranks cannot .* 2 have begun: with manual .* resume with 2 ranks"):
+        on_one_rank(toys.Full(manual=True))
+    with pytest.raises(CannotShare, match="Schedule changes"):
+        on_one_rank(toys.Full(), callbacks=[toys.Schedule({"0": 2})])
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_data_that_cannot_be_dealt_to_others_is_named() -> None:
+    model = toys.Classifier()
+    with pytest.raises(CannotShare, match=r"stream of train_dataloader \(Stream\)"):
+        on_one_rank(model).fit(model, toys.StreamData())
+    with pytest.raises(CannotShare, match="use_distributed_sampler is false"):
+        on_one_rank(model, use_distributed_sampler=False).fit(model, toys.NoisyData())
+
+
+def test_a_validation_within_a_step_is_named() -> None:
+    trainer = on_one_rank(toys.Classifier(), val_check_interval=3)
+    (virtual,) = (one for one in trainer.callbacks if isinstance(one, VirtualRanks))
+
+    with pytest.raises(CannotShare, match="validation after 3 batches, within a step of 2"):
+        virtual.begin(trainer, 12, 0)
 
 
 def exact(trace: Path, ranks: int, **more: Any) -> dict[str, Any]:
@@ -101,20 +203,67 @@ def differences(one: Run, other: Run) -> list[str]:
 
 
 EXACT = {
-    "dropout and batch norm": ({"norm": True}, {}),
-    "a schedule, clipping": ({"lr_every": 1}, {"gradient_clip_val": 0.1}),
-    "fp16 with a scaler": ({}, {"precision": "16-mixed"}),
-    "parameters that are not always used": ({"spare": True}, {"strategy": "ddp_find_unused_parameters_true"}),
+    "batch norm, a schedule, clipping": ({"norm": True, "lr_every": 1}, {"gradient_clip_val": 0.1}),
+    "fp16, parameters that are not always used": (
+        {"spare": True},
+        {"precision": "16-mixed", "strategy": "ddp_find_unused_parameters_true"},
+    ),
 }
+"""All of them with dropout and augmentation."""
 
 
 @pytest.mark.parametrize("case", EXACT)
 def test_the_same_bits_on_four_two_one_and_four_ranks(launch: Training, tmp_path: Path, case: str) -> None:
     model, trainer = EXACT[case]
     whole = launch.run(exact(tmp_path / "whole", 4, model=model, trainer=trainer), "whole")
-    bodies = [exact(tmp_path / "torn", ranks, model=model, trainer=trainer) for ranks in (4, 2, 1, 4)]
-    run = chain(launch, bodies, [3, 5, 9])
+    bodies = [exact(tmp_path / "torn", ranks, model=model, trainer=trainer) for ranks in (4, 2, 2, 1, 4)]
+    run = chain(launch, bodies, [3, 5, 7, 9])
 
-    assert begun_at(run) == [0, 2, 4, 8]
+    assert begun_at(run) == [0, 2, 4, 6, 8]
     assert differences(whole, run) == []
     assert steps(tmp_path / "torn") == steps(tmp_path / "whole")
+
+
+class OwnStrategy(DDPStrategy):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("layer", "trainer", "said"),
+    [
+        (torch.nn.SyncBatchNorm(4), {}, "SyncBatchNorm takes its statistics"),
+        (torch.nn.Embedding(4, 4, sparse=True), {}, "sparse gradients"),
+        (None, {"callbacks": [toys.Schedule({"0": 2})]}, "Schedule changes"),
+        (None, {"strategy": DDPStrategy(ddp_comm_hook=print)}, "ddp_comm_hook"),
+        (None, {"strategy": DDPStrategy(gradient_as_bucket_view=True)}, "gradient_as_bucket_view"),
+        (None, {"strategy": OwnStrategy()}, "OwnStrategy adds up gradients in its own way"),
+    ],
+    ids=["batch norm", "sparse", "schedule", "hook", "views", "strategy"],
+)
+def test_what_cannot_have_the_same_bits_is_named(layer: Any, trainer: dict[str, Any], said: str) -> None:
+    model = toys.Classifier()
+    model.layer = layer
+
+    with pytest.raises(NotExact, match=f"exact: world-size: .*{said}.*; leave `exact` out, or change that"):
+        on_one_rank(model, exact=True, ranks=1, **trainer)
+
+
+@pytest.mark.parametrize("present", [range(8), [0, 1, 4, 5], [0, 1, 2, 4, 5, 6], [3], [0, 4, 5, 6, 7]])
+def test_partial_sums_make_one_tree_whatever_is_left_out(present: list[int]) -> None:
+    leaves = dict(zip(present, torch.randn(len(present), generator=torch.Generator().manual_seed(3)), strict=True))
+    parameter = torch.zeros(())
+
+    def summed(slots: range) -> torch.Tensor | None:
+        if len(slots) == 1:
+            return leaves.get(slots[0])
+        parts = [summed(slots[: len(slots) // 2]), summed(slots[len(slots) // 2 :])]
+        there = [part for part in parts if part is not None]
+        return there[0] + there[1] if len(there) == 2 else there[0] if there else None
+
+    tree, (*first, last) = Tree(), leaves
+    for slot in first:
+        tree.add(slot, {parameter: leaves[slot].clone()})
+        assert len(tree) <= 4
+    tree.make_room(last)
+
+    assert same(tree.with_last(parameter, leaves[last].clone()), summed(range(8)))
