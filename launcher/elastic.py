@@ -74,7 +74,7 @@ def check_size(spec: JobSpec, created_with: int | None, world_size: int, acceler
         raise UsageError(
             f"resources: {world_size} ranks cannot share the {batch.micro_batches} micro-batches of a step "
             f"({batch.ranks} ranks that the run was created with x trainer.accumulate_grad_batches {batch.accumulate})"
-            f"{powers}; possible are {', '.join(map(str, sizes))} ranks"
+            f"{powers}; possible numbers of ranks: {', '.join(map(str, sizes))}"
         )
 
 

@@ -108,6 +108,8 @@ class VirtualRanks(Callback):
             if ranks != self.share.world_size:
                 loops.rescale(checkpoint["loops"], ranks, self.share.world_size)
             return
+        if ranks == self.share.world_size and not self.share.is_changed:
+            return
         done = saved["virtual"]["done"]
         if not self.share.is_changed:
             own = done

@@ -11,6 +11,8 @@ from forked import Training, last_checkpoint, log_of, same
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from test_exact import curves
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from launcher.elastic import GlobalBatch
 from launcher.errors import UsageError
@@ -140,7 +142,9 @@ def test_a_number_of_ranks_that_does_not_divide_the_global_batch_starts_nothing(
     assert launch.drive(run).state == "failed"
     resume(run, spec(tmp_path / "trace", 4))
 
-    with pytest.raises(UsageError, match=r"4 ranks cannot share the 6 micro-batches .*possible are 1, 2, 3, 6 ranks"):
+    with pytest.raises(
+        UsageError, match=r"4 ranks cannot share the 6 micro-batches .*possible numbers of ranks: 1, 2, 3, 6"
+    ):
         launch.drive(run)
     assert begun_at(run) == [0]
 
@@ -179,6 +183,20 @@ def test_data_that_cannot_be_dealt_to_others_is_named() -> None:
         on_one_rank(model).fit(model, toys.StreamData())
     with pytest.raises(CannotShare, match="use_distributed_sampler is false"):
         on_one_rank(model, use_distributed_sampler=False).fit(model, toys.NoisyData())
+
+
+def test_a_sampler_of_the_user_deals_to_as_many_ranks_as_before() -> None:
+    model, data = toys.Classifier(), toys.NoisyDataset(9)
+    trainer = on_one_rank(model)
+    (virtual,) = (one for one in trainer.callbacks if isinstance(one, VirtualRanks))
+    theirs = DistributedSampler(data, 1, 0, shuffle=False, seed=3, drop_last=True)
+
+    loader = virtual._prepared(trainer, DataLoader(data, 2, sampler=theirs), shuffle=True)
+
+    assert isinstance(loader, DataLoader)
+    assert isinstance(loader.sampler, DistributedSampler)
+    assert (loader.sampler.num_replicas, loader.sampler.seed, loader.sampler.drop_last) == (2, 3, True)
+    assert list(loader.batch_sampler) == [[0, 2], [4, 6]]
 
 
 def test_a_validation_within_a_step_is_named() -> None:
