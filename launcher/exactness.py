@@ -12,13 +12,17 @@ _LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.min_epochs", "tra
 _RANKS = ("resources.nodes", "resources.tasks_per_node", "resources.gpus_per_node")
 
 
-def guarantee(accelerator: str, ranks: int, *, deterministic: bool) -> str:
+def guarantee(accelerator: str, ranks: int, *, deterministic: bool, exact: str) -> str:
     """What a resumed run has in common with one that was never touched.
 
     Args:
         accelerator: `cpu` or `gpu`.
         deterministic: trainer.deterministic is on.
+        exact: that of the spec.
     """
+    if exact == "world-size" and (accelerator == "cpu" or deterministic):
+        same = "" if accelerator == "cpu" else " of GPUs of the same kind"
+        return f"the same weights and optimizer states to the bit, on any power of two{same}; metrics up to rounding"
     if accelerator == "cpu":
         return "the same bits, while the number of ranks and of threads stays the same"
     if not deterministic:
@@ -37,19 +41,21 @@ def consequences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = dict(_leaves(old)), dict(_leaves(new))
     changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     return [
-        f"{key}: {_shown(before, key)} -> {_shown(after, key)}: {_effect(key)}"
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}: {_effect(key, str(new.get('exact', '')))}"
         for key in changed
         if not _is_below(key, _WITHOUT_EFFECT)
     ]
 
 
-def _effect(key: str) -> str:
+def _effect(key: str, exact: str) -> str:
     if _is_below(key, _LENGTH):
         return (
             "as if it had been so from the beginning, unless a learning rate schedule depends on the length of training"
         )
     if _is_below(key, _RANKS):
-        return "another number of samples a step; an epoch still sees each once, and its metrics begin anew"
+        if exact == "world-size":
+            return "the same samples in each step, and the same bits in weights and optimizer states"
+        return "the same samples in each step; sums over them may differ in their last bits"
     if key == "resources.cpus_per_task":
         return "sums over other threads may differ in their last bits"
     return "from here on; the run is no longer what it would have been from the beginning"

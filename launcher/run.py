@@ -72,6 +72,9 @@ class Record:
     import_path: tuple[str, ...] = ()
     """Folders that ranks put on their import path, in this order, when there is no snapshot."""
     workdir: str = ""
+    ranks: int | None = None
+    """World size that the run was created with: the global batch, and so what each step sees, follows from it. None:
+    not written down."""
     code: Code | None = None
     """None: ranks import from wherever the code is now."""
     launcher: str = field(default=launcher.__version__)

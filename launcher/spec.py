@@ -199,6 +199,9 @@ class JobSpec(Section):
     trainer: TrainerArgs = TrainerArgs()
     """Arguments of Lightning's Trainer, under Lightning's names."""
     resources: Resources = Resources()
+    exact: Literal["resume", "world-size"] = "resume"
+    """What leaves the result the same to the last bit: `resume`, an interruption; `world-size`, also another number of
+    ranks, between powers of two. The latter adds gradients in an order of its own, which costs time in each step."""
     checkpoint: Checkpoint = Checkpoint()
     retry: Retry = Retry()
     env: Env = Env()

@@ -50,7 +50,7 @@ class Backend(Protocol):
         """Pure; called before each attempt and by `launcher plan`.
 
         Raises:
-            UsageError: the spec asks for what this place does not have.
+            UsageError: the spec asks for what this place does not have, or the run cannot go on with so many ranks.
         """
 
     def start(self, plan: Plan) -> Handle:

@@ -14,6 +14,7 @@ from launcher import shell
 from launcher.backends import Handle, Plan, RankPlan
 from launcher.diagnosis import attempt_cause
 from launcher.driver import start_ticks, this_machine
+from launcher.elastic import check_size
 from launcher.errors import UsageError
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.policy import Cause, Phase, Seen
@@ -75,6 +76,7 @@ class LocalBackend:
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
         nodes, cpus = spec.resources.nodes, self._machine.cpus
         tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
+        check_size(spec, record.ranks, nodes * tasks, "gpu" if gpus else "cpu")
         threads = spec.resources.cpus_per_task or max(1, cpus // (nodes * tasks))
         ranks = []
         for rank in range(nodes * tasks):

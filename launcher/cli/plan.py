@@ -12,6 +12,7 @@ from launcher.checkpoints import rules_in_words
 from launcher.cli.common import print_json, runs_root
 from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal
+from launcher.elastic import allowed_sizes
 from launcher.exactness import guarantee
 from launcher.snapshot import Source, describe, digest_of, in_words
 from launcher.spec import Checkpoint, load_spec
@@ -32,8 +33,11 @@ def plan(args: argparse.Namespace) -> int:
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
     terminal.line(f"{spec.name} on {planned.target}: {len(planned.ranks)} rank(s), {planned.accelerator}, {precision}")
-    exact = guarantee(planned.accelerator, len(planned.ranks), deterministic=bool(spec.trainer.deterministic))
-    terminal.line(f"  resumed     {exact}")
+    ranks, deterministic = len(planned.ranks), bool(spec.trainer.deterministic)
+    terminal.line(
+        f"  resumed     {guarantee(planned.accelerator, ranks, deterministic=deterministic, exact=spec.exact)}"
+    )
+    terminal.line(f"  resumed on  {', '.join(map(str, allowed_sizes(spec, ranks)))} rank(s)")
     terminal.line(f"  directory   {planned.run_dir}")
     terminal.line(f"  workdir     {planned.workdir}")
     for source in sources:

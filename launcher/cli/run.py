@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"a run named '{record.id}' exists already: {run_dir}")
     source = _source(args)
     plan = LocalBackend().plan(str(run_dir), record, spec, 1)
+    record = replace(record, ranks=len(plan.ranks))
     terminal = terminal_of(args)
     with staged_code(spec, record, run_dir) as staged:
         if not args.no_check:

@@ -41,7 +41,7 @@ def main(request: dict[str, Any]) -> None:
             main_address="127.0.0.1",
             main_port=0,
         )
-        computed_type(build_trainer(spec, place, session=None))
+        computed_type(build_trainer(spec, place))
     if "code" in request:
         check_modules(code_from(request["code"]), request["snapshot"], request["workdir"])
 

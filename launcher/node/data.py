@@ -22,6 +22,7 @@ from launcher.diagnosis import STOP_SIGNALS
 from launcher.errors import UsageError
 from launcher.node.environment import die_with_parent
 from launcher.node.seeding import mix, seed_all
+from launcher.node.shares import Share
 from launcher.node.streams import Parcel, Stream, StreamState, is_stateful
 
 _DRAWN_AHEAD = 8
@@ -48,6 +49,14 @@ class Position(NamedTuple):
     """Batches of this rank that are done."""
 
 
+class Deal(NamedTuple):
+    """Another number of ranks than the run began with: this one has batches of several ranks of that time."""
+
+    share: Share
+    limit: Callable[[int], int]
+    """How many of a loader's batches are trained with, by their number."""
+
+
 class ExactLoader:
     """Any loader, entered where `position` says. Calls `between` before each batch of a pass but the first.
 
@@ -55,7 +64,14 @@ class ExactLoader:
     has a state is put back to the one that it had there.
     """
 
-    def __init__(self, loader: Any, position: Callable[[], Position], between: Callable[[], None] = _nothing) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        position: Callable[[], Position],
+        between: Callable[[], None] = _nothing,
+        deal: Deal | None = None,
+    ) -> None:
+        """`deal`: only for a DataLoader over a map-style dataset, as one of the original ranks would have it."""
         self._position, self._between = position, between
         self._loader = loader
         self._order: _Order | None = None
@@ -71,7 +87,7 @@ class ExactLoader:
         parts: dict[str, Any] = {"worker_init_fn": _WorkerInit(loader)}
         if not isinstance(loader.dataset, IterableDataset):
             name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-            self._order = _Order(getattr(loader, name), loader.sampler)
+            self._order = _Order(getattr(loader, name), loader.sampler, deal)
             parts |= {name: self._order, "dataset": _SeededDataset(loader.dataset)}
         elif is_stateful(loader.dataset):
             self._stream = Stream(loader)
@@ -122,6 +138,12 @@ class ExactLoader:
             return self._loader.state_dict() if self._keeps_state else None
         return dict(self._states)[done] if self._states else None
 
+    @property
+    def virtual_batches(self) -> int:
+        """Batches of an epoch, of each rank that the run began with. Only of a map-style DataLoader."""
+        assert self._order is not None
+        return self._order.virtual_batches
+
     def resume_stream(self, state: StreamState | None) -> None:
         """Begin the next pass with this state."""
         self._resume = state
@@ -135,7 +157,7 @@ class ExactLoader:
         if self._order is not None:
             # A loader shorter than the epoch is gone through several times (CombinedLoader's max_size_cycle).
             round_, start = divmod(position.start, max(1, len(self)))
-            self._order.enter(mix(position.order, round_), mix(position.samples, round_), position.epoch, start)
+            self._order.enter(position, round_, start)
         elif self._stream is not None:
             self._stream.enter(position.samples, state)
         elif self._keeps_state:
@@ -180,15 +202,22 @@ class _Order:
     item goes the seed of the random numbers that belong to it.
     """
 
-    def __init__(self, drawn_from: Any, sampler: Any) -> None:
-        self._drawn_from, self._sampler = drawn_from, sampler
-        self._seed, self._of_samples, self._epoch, self._start = 0, 0, 0, 0
+    def __init__(self, drawn_from: Any, sampler: Any, deal: Deal | None) -> None:
+        self._drawn_from, self._sampler, self._deal = drawn_from, sampler, deal
+        self._position, self._round, self._start = Position(0, 0, 0, 0), 0, 0
 
-    def enter(self, seed: int, of_samples: int, epoch: int, start: int) -> None:
-        self._seed, self._of_samples, self._epoch, self._start = seed, of_samples, epoch, start
+    def enter(self, position: Position, round_: int, start: int) -> None:
+        """`round_`: passes over this loader that are done in this epoch; `start`: batches of this one."""
+        self._position, self._round, self._start = position, round_, start
+
+    @property
+    def virtual_batches(self) -> int:
+        """Those of an epoch, of each rank that the run began with."""
+        batches = len(self._drawn_from)
+        return self._deal.limit(batches) if self._deal else batches
 
     def __len__(self) -> int:
-        return len(self._drawn_from)
+        return self._deal.share.own(self.virtual_batches) if self._deal else len(self._drawn_from)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -196,21 +225,38 @@ class _Order:
         return getattr(self._drawn_from, name)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._deal is None:
+            of_samples = mix(self._position.samples, self._round)
+            for number, item in zip(count(self._start), self._drawn()[self._start :], strict=False):
+                yield mix(of_samples, number), item
+            return
+        drawn: dict[int, list[Any]] = {}
+        for own in range(self._start, len(self)):
+            rank, number, _, _ = self._deal.share.micro_batch(own, self.virtual_batches)
+            if rank not in drawn:
+                drawn[rank] = self._drawn(rank)
+            yield mix(mix(mix(self._position.order, rank), self._round), number), drawn[rank][number]
+
+    def _drawn(self, rank: int | None = None) -> list[Any]:
+        """The whole order; of that original rank, if the sampler is one that deals to ranks."""
+        seed = mix(self._position.order, self._round)
         for part in (self._sampler, self._drawn_from):
             if isinstance(part, RandomSampler) and part.generator is None:
                 part.generator = torch.Generator()
             if (generator := getattr(part, "generator", None)) is not None:
-                generator.manual_seed(self._seed)
+                generator.manual_seed(seed)
             if hasattr(part, "set_epoch"):
-                part.set_epoch(self._epoch)
+                part.set_epoch(self._position.epoch)
             if isinstance(part, DistributedSampler):
                 # It draws from seed + epoch: the order of one rank's RandomSampler, dealt out to the ranks in turn.
-                part.seed = self._seed - part.epoch
+                part.seed = seed - part.epoch
+        if rank is not None:
+            for part in (self._sampler, getattr(self._drawn_from, "sampler", None)):
+                if isinstance(part, DistributedSampler):
+                    part.rank = rank
         with isolate_rng():
-            seed_all(self._seed)
-            order = list(self._drawn_from)
-        for number, item in zip(count(self._start), order[self._start :], strict=False):
-            yield mix(self._of_samples, number), item
+            seed_all(seed)
+            return list(self._drawn_from)
 
 
 class _SeededDataset(Dataset[Any]):

@@ -7,7 +7,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from launcher.node import loops
-from launcher.node.data import ExactLoader, Position, require_resumable
+from launcher.node.data import Deal, ExactLoader, Position, require_resumable
+from launcher.node.elastic import VirtualRanks
 from launcher.node.seeding import mix
 
 
@@ -18,8 +19,8 @@ def is_fitting(trainer: Trainer) -> bool:
 class Loaders:
     """Makes the trainer's loaders exact as it asks for them."""
 
-    def __init__(self, seed: int, rank: int, between_steps: Callable[[], None]) -> None:
-        self._seed, self._rank, self._between_steps = seed, rank, between_steps
+    def __init__(self, seed: int, rank: int, between_steps: Callable[[], None], virtual: VirtualRanks) -> None:
+        self._seed, self._rank, self._between_steps, self._virtual = seed, rank, between_steps, virtual
         self._series: dict[str, _Series] = {}
         self._states: dict[str, Any] = {}
         self.training: list[object] = []
@@ -63,7 +64,11 @@ class Loaders:
         if stage == "train":
             require_resumable(dataloader, "train_dataloader")
             self.training = [*self.training[:number], dataloader]
-            loader = ExactLoader(dataloader, position, self._between_steps)
+            share, limit = self._virtual.share, self._virtual.limit
+            deal = Deal(share, limit) if share.is_changed else None
+            loader = ExactLoader(dataloader, position, self._between_steps, deal)
+            if deal:
+                self._virtual.begin(trainer, loader.virtual_batches, number)
         else:
             loader = ExactLoader(dataloader, position)
         loader.resume_stream(self._states.pop(f"{stage}.{number}", None))

@@ -44,6 +44,20 @@ def rescale(loops: dict[str, Any], ranks: int, new: int) -> None:
         progress[part] = {name: done * ranks // new for name, done in progress[part].items()}
 
 
+def set_batches(loops: dict[str, Any], done: int, *, earlier: tuple[int, int]) -> None:
+    """Change a checkpoint's loop state, taken between two steps, to one with so many batches of this epoch done.
+
+    Args:
+        done: batches of the rank that goes on.
+        earlier: numbers of ranks, of the checkpoint and now: epochs before have as many more or fewer batches.
+    """
+    progress = loops["fit_loop"]["epoch_loop.batch_progress"]
+    ranks, new = earlier
+    for name, current in progress["current"].items():
+        progress["total"][name] = (progress["total"][name] - current) * ranks // new + done
+        progress["current"][name] = done
+
+
 def enter(trainer: Trainer, *, validation_due: bool) -> None:
     """Have the loops go on exactly where they have been left. At on_train_start of a resumed attempt."""
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop

@@ -17,10 +17,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.errors import LauncherError
 from launcher.ledger import Attempt
-from launcher.node import accumulators, loops
+from launcher.node import accumulators, elastic, loops
 from launcher.node.buckets import settle_buckets
 from launcher.node.curves import Curves
 from launcher.node.deviations import deviations
+from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
 from launcher.node.heartbeat import Heartbeat
 from launcher.node.loaders import Loaders, is_fitting
@@ -36,7 +37,10 @@ log = logging.getLogger(__name__)
 class Session(Callback):
     """One per rank and attempt."""
 
-    def __init__(self, run: Run, place: Place, spec: JobSpec, flag: StopFlag, attempt: Attempt) -> None:
+    def __init__(
+        self, run: Run, place: Place, spec: JobSpec, flag: StopFlag, attempt: Attempt, virtual: VirtualRanks
+    ) -> None:
+        self._virtual = virtual
         self._run, self._place, self._flag = run, place, flag
         self._spec, self._seed, self._policy = spec, spec.seed_everything, spec.checkpoint
         self._attempt = attempt
@@ -66,7 +70,7 @@ class Session(Callback):
             self._saving = Saving(self._run, self._place, self._policy, Curves(trainer.loggers, self._run))
             self._saving.curves.rewind(curves)
         _own_signals(trainer)
-        self._loaders = Loaders(self._seed, self._place.rank, lambda: self._between_steps(trainer))
+        self._loaders = Loaders(self._seed, self._place.rank, lambda: self._between_steps(trainer), self._virtual)
         self._loaders.attach(trainer)
         begin_epoch = trainer.fit_loop.on_advance_start
 
@@ -92,13 +96,12 @@ class Session(Callback):
         ranks, world_size = saved["ranks"], self._place.world_size
         if len(ranks) == world_size:
             self._loaders.resume(ranks[self._place.rank]["streams"])
-        else:
-            loops.rescale(checkpoint["loops"], len(ranks), world_size)
-            if any(state for rank in ranks for state in rank["streams"].values()):
-                raise LauncherError(
-                    f"the streams of {len(ranks)} ranks cannot be divided among {world_size}: "
-                    f"resume with {len(ranks)} ranks, or start anew with `launcher run`"
-                )
+        elif any(state for rank in ranks for state in rank["streams"].values()):
+            raise LauncherError(
+                f"the streams of {len(ranks)} ranks cannot be divided among {world_size}: "
+                f"resume with {len(ranks)} ranks, or start anew with `launcher run`"
+            )
+        self._virtual.enter(checkpoint)
         # Early stopping's decision, which Lightning forgets; whoever changes a run wants it to go on.
         over = self._attempt.complete or saved["should_stop"]
         trainer.should_stop = over and not self._attempt.changed
@@ -114,14 +117,20 @@ class Session(Callback):
         self._total_steps = int(total) if 0 < total < float("inf") else None
         if self._restored:
             loops.enter(trainer, validation_due=self._restored["validation_due"])
-            if len(self._restored["ranks"]) == self._place.world_size:
-                accumulators.restore(trainer, self._restored["ranks"][self._place.rank])
-            elif loops.in_epoch(trainer):
-                log.warning("the number of ranks has changed: this epoch's metrics begin here")
+            ranks, place = self._restored["ranks"], self._place
+            state, lost = accumulators.shared_out(trainer, ranks, place.rank, place.world_size)
+            accumulators.restore(trainer, state)
+            if len(ranks) == 1 < place.world_size:
+                accumulators.adopt_sync(trainer)
+            if lost and place.rank == 0 and loops.in_epoch(trainer):
+                names = ", ".join(lost)
+                log.warning("the number of ranks has changed: these metrics of the epoch begin here: %s", names)
         plain(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))  # refuse now what cannot be saved
         if self._place.rank == 0:
             for sentence in deviations(self._spec, trainer, self._loaders.training):
                 log.warning("not exact when resumed: %s", sentence)
+            for sentence in elastic.deviations(self._virtual.share, trainer):
+                log.warning("not as with %d ranks: %s", self._virtual.share.whole.ranks, sentence)
         self._report(trainer, "train")
 
     # -- at each batch
@@ -286,6 +295,7 @@ class Session(Callback):
             "should_stop": trainer.should_stop,
             "metrics": self.metrics(trainer),
             "validation_due": validation_due,
+            "virtual": self._virtual.state(trainer),
             "ranks": ranks,
         }
 

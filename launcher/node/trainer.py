@@ -1,6 +1,7 @@
 """The resolved spec to Lightning objects: model, data, and a Trainer in which the launcher has its places."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from launcher.node.environment import Place
 from launcher.node.instantiate import CannotInstantiate, instantiate
 from launcher.node.loggers import as_list, build_loggers
 from launcher.node.precision import precision_arguments
-from launcher.node.randomness import Randomness
 from launcher.spec import JobSpec
 
 
@@ -96,8 +96,11 @@ def _load_weights(model: LightningModule, path: str) -> None:
         raise CannotInstantiate(f"model.weights: {path} does not fit {type(model).__name__}: {error}") from error
 
 
-def build_trainer(spec: JobSpec, place: Place, session: Callback | None) -> Trainer:
+def build_trainer(spec: JobSpec, place: Place, own: Sequence[Callback] = ()) -> Trainer:
     """Make the Trainer of this rank.
+
+    Args:
+        own: the launcher's callbacks, which come before those of the spec.
 
     Raises:
         CannotInstantiate: a callback, logger, strategy, profiler or plugin of the spec cannot be made.
@@ -109,7 +112,6 @@ def build_trainer(spec: JobSpec, place: Place, session: Callback | None) -> Trai
         for name in ("callbacks", "strategy", "profiler", "plugins")
     }
     precision = precision_arguments(given.pop("precision", "32-true"), place.accelerator)
-    own = [session, Randomness(spec.seed_everything, place.rank)] if session else []
     callbacks = [*own, *as_list(objects["callbacks"])]
     plugins = [
         LauncherEnvironment(place),

@@ -6,13 +6,18 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.checkpoints import read_manifest
+from launcher.elastic import check_size, global_batch
 from launcher.ledger import FORMAT
+from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type
 from launcher.node.provenance import check_provenance
+from launcher.node.randomness import Randomness
 from launcher.node.session import Session
+from launcher.node.shares import Share
 from launcher.node.start import await_start
 from launcher.node.stop import StopFlag
+from launcher.node.sums import TreeSums
 from launcher.node.trainer import build_model_and_data, build_trainer
 from launcher.run import Run, finished_path, spec_path
 from launcher.spec import JobSpec
@@ -24,17 +29,25 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
     Raises:
         Stopped: all ranks agreed to stop; the checkpoint is written.
         Fenced: a newer attempt has begun.
+        UsageError: the run cannot go on with this number of ranks.
         CannotInstantiate, UnsupportedPrecision: the spec is at fault.
         ForeignModule, Drift: the code or the packages are not those that they should be.
     """
     spec = JobSpec.model_validate(run.read_json(spec_path(place.attempt)))
     attempt = await_start(run, place.attempt)
-    session = Session(run, place, spec, flag, attempt)
+    check_size(spec, run.record.ranks, place.world_size, place.accelerator)
+    virtual = VirtualRanks(Share(global_batch(spec, run.record.ranks, place.world_size), place.world_size, place.rank))
+    session = Session(run, place, spec, flag, attempt, virtual)
+    sums = TreeSums(virtual) if spec.exact == "world-size" else None
+    own = [session, Randomness(spec.seed_everything, place.rank, virtual), virtual, *([sums] if sums else [])]
     try:
         model, data = build_model_and_data(spec, resumes=attempt.resumes_from is not None)
-        trainer = build_trainer(spec, place, session)
+        trainer = build_trainer(_accumulating(spec, virtual.share.accumulate), place, own)
         check_provenance(run, place, spec.code.drift)
         curves = read_manifest(run.storage, attempt.resumes_from).curves if attempt.resumes_from else None
+        virtual.attach(trainer, model)
+        if sums:
+            sums.attach(trainer, model)
         session.attach(trainer, computed_type(trainer), curves)
         path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None
         trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
@@ -47,6 +60,15 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
             _write_finished(run, place, trainer, session.metrics(trainer))
     finally:
         session.close()
+
+
+def _accumulating(spec: JobSpec, batches: int) -> JobSpec:
+    """The spec with as many batches of a rank in a step as this number of ranks takes."""
+    if batches == spec.trainer.accumulate_grad_batches:
+        return spec
+    return spec.model_copy(
+        update={"trainer": spec.trainer.model_copy(update={"accumulate_grad_batches": batches})},
+    )
 
 
 def _can_test(model: LightningModule, data: LightningDataModule | None) -> bool:

@@ -76,6 +76,16 @@ def test_a_change_that_is_wrong_changes_nothing(mended: Path, launcher: Shell) -
     assert launcher("events", "mended", "--json").answer == before
 
 
+def test_a_number_of_ranks_that_cannot_share_the_global_batch_changes_nothing(mended: Path, launcher: Shell) -> None:
+    before = launcher("events", "mended", "--json").answer
+    done = launcher("resume", "mended", "--set", "resources.tasks_per_node=2")
+
+    assert done.code == USAGE
+    assert "2 ranks cannot share the 1 micro-batches of a step" in done.err
+    assert "possible numbers of ranks: 1" in done.err
+    assert launcher("events", "mended", "--json").answer == before
+
+
 def test_a_new_run_begins_with_another_one_s_checkpoint(mended: Path, launcher: Shell) -> None:
     done = launcher(
         *("run", mended / "job.yaml", "--name", "branch", "--from", "mended@6", "--no-check"),

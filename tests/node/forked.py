@@ -96,6 +96,7 @@ class Training:
 
     def create(self, spec: Mapping[str, Any], name: str = "run") -> Run:
         body = {"name": "test", **spec}
+        ranks = JobSpec.model_validate(body).resources.nodes * spec.get("resources", {}).get("tasks_per_node", 1)
         record = Record(
             id=name,
             name="test",
@@ -106,6 +107,7 @@ class Training:
             spec_text="",
             import_path=(str(HERE), str(HERE.parent.parent)),
             workdir=str(self.root),
+            ranks=ranks,
         )
         return create_run(self.root / "runs", record)
 

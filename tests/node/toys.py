@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from torchmetrics import CatMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from launcher.ledger import Ledger
+from launcher.storage import PosixStorage
 
 
 class NoisyDataset(Dataset[tuple[Tensor, Tensor, int]]):
@@ -73,10 +77,13 @@ class Classifier(LightningModule):
 
 
 class Signal(Callback):
-    """Sends a signal to this rank's own process after the given steps, each once in the life of a run."""
+    """Sends a signal to this rank's own process after the given steps, each once in the life of a run.
 
-    def __init__(self, at: list[int], number: str = "SIGKILL", ranks: list[int] | None = None) -> None:
-        self.at, self.number, self.ranks = at, getattr(signal, number), ranks
+    With `saved` not before the checkpoint of that step counts: it is written while training goes on.
+    """
+
+    def __init__(self, at: list[int], number: str = "SIGKILL", ranks: list[int] | None = None, saved: int = -1) -> None:
+        self.at, self.number, self.ranks, self.saved = at, getattr(signal, number), ranks, saved
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step not in self.at or (self.ranks is not None and trainer.global_rank not in self.ranks):
@@ -84,6 +91,9 @@ class Signal(Callback):
         fired = Path(os.environ["LAUNCHER_RUN_DIR"]) / f"fired-{trainer.global_step}-{trainer.global_rank}"
         if not fired.exists():
             fired.touch()
+            ledger = Ledger(PosixStorage(fired.parent))
+            while ledger.refresh().best_step < self.saved:
+                time.sleep(0.01)
             os.kill(os.getpid(), self.number)
 
 
@@ -232,6 +242,48 @@ class Full(LightningModule):
                 plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizers[0], patience=0, threshold=0.5)
                 return optimizers, [{"scheduler": plateau, "monitor": "loss_epoch"}]
         return optimizers
+
+
+class Recorded(Classifier):
+    """Writes down each micro-batch, with what was drawn for its samples and in its step, and whether it counts."""
+
+    def __init__(self, trace: str, norm: bool = False, lr_every: int = 0, spare: bool = False) -> None:
+        super().__init__()
+        self.folder, self.lr_every = trace, lr_every
+        self.spare = nn.Linear(16, 2) if spare else None
+        if norm:
+            self.net = nn.Sequential(
+                nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2)
+            )
+        self.accuracy = MulticlassAccuracy(2, average="micro")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y, index = batch
+        logits = self.net(x)
+        if self.spare and index[0] % 3 == 0:  # not in each batch
+            logits = logits + self.spare(x)
+        loss = nn.functional.cross_entropy(logits, y)
+        self.accuracy(logits, y)
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
+        self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
+        self.seen = {
+            "attempt": int(os.environ["LAUNCHER_ATTEMPT"]),
+            "rank": self.global_rank,
+            "step": self.global_step,
+            "what": [index.tolist(), x.tolist(), float(torch.rand(()))],
+        }
+        return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        with Path(self.folder).open("a") as file:
+            file.write(json.dumps({**self.seen, "counts": bool(loss != 0)}) + "\n")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), self.lr)
+        if not self.lr_every:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
+        return [optimizer], [{"scheduler": schedule, "interval": "step", "frequency": self.lr_every}]
 
 
 class DiesInTest(Classifier):

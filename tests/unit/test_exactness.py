@@ -38,7 +38,14 @@ def test_what_changes_nothing_about_the_result_is_not_mentioned(new: dict[str, A
     ("new", "said"),
     [
         (changed("trainer", max_epochs=20), "trainer.max_epochs: 3 -> 20: as if it had been so from the beginning"),
-        (changed("resources", tasks_per_node=1), "resources.tasks_per_node: 2 -> 1: another number of samples a step"),
+        (
+            changed("resources", tasks_per_node=1),
+            "resources.tasks_per_node: 2 -> 1: the same samples in each step; sums",
+        ),
+        (
+            {**changed("resources", tasks_per_node=1), "exact": "world-size"},
+            "exact: its default -> world-size: from here",
+        ),
         (changed("resources", cpus_per_task=4), "resources.cpus_per_task: its default -> 4: sums over other threads"),
         (changed("trainer", precision="bf16-mixed"), "trainer.precision: its default -> bf16-mixed: from here on"),
         (changed("model", init_args={"lr": 0.2, "sizes": [1, 2]}), "model.init_args.lr: 0.1 -> 0.2: from here on"),
@@ -47,7 +54,7 @@ def test_what_changes_nothing_about_the_result_is_not_mentioned(new: dict[str, A
     ],
 )
 def test_what_may_change_the_result_is_said(new: dict[str, Any], said: str) -> None:
-    (sentence,) = consequences(OLD, new)
+    sentence, *_ = consequences(OLD, new)
 
     assert sentence.startswith(said)
 
@@ -55,13 +62,24 @@ def test_what_may_change_the_result_is_said(new: dict[str, Any], said: str) -> N
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        (("cpu", 3, False), "the same bits, while the number of ranks"),
-        (("gpu", 1, False), "trainer.deterministic: true"),
-        (("gpu", 1, True), "the same bits, on GPUs of the same kind"),
-        (("gpu", 8, True), "NCCL_ALGO"),
+        (("cpu", 3, False, "resume"), "the same bits, while the number of ranks"),
+        (("gpu", 1, False, "resume"), "trainer.deterministic: true"),
+        (("gpu", 1, True, "resume"), "the same bits, on GPUs of the same kind"),
+        (("gpu", 8, True, "resume"), "NCCL_ALGO"),
+        (("cpu", 4, False, "world-size"), "to the bit, on any power of two; metrics up to rounding"),
+        (("gpu", 4, False, "world-size"), "trainer.deterministic: true"),
+        (("gpu", 4, True, "world-size"), "on any power of two of GPUs of the same kind"),
     ],
 )
-def test_the_guarantee_depends_on_where_it_runs(where: tuple[str, int, bool], said: str) -> None:
-    accelerator, ranks, deterministic = where
+def test_the_guarantee_depends_on_where_it_runs(where: tuple[str, int, bool, str], said: str) -> None:
+    accelerator, ranks, deterministic, exact = where
 
-    assert said in guarantee(accelerator, ranks, deterministic=deterministic)
+    assert said in guarantee(accelerator, ranks, deterministic=deterministic, exact=exact)
+
+
+def test_with_the_exact_mode_another_number_of_ranks_changes_no_bits() -> None:
+    old = {**OLD, "exact": "world-size"}
+
+    (sentence,) = consequences(old, {**old, "resources": {"tasks_per_node": 1, "time": "1h"}})
+
+    assert sentence.endswith("2 -> 1: the same samples in each step, and the same bits in weights and optimizer states")
