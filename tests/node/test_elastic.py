@@ -269,8 +269,8 @@ def test_what_cannot_have_the_same_bits_is_named(layer: Any, trainer: dict[str, 
 
 @pytest.mark.parametrize("present", [range(8), [0, 1, 4, 5], [0, 1, 2, 4, 5, 6], [3], [0, 4, 5, 6, 7]])
 def test_partial_sums_make_one_tree_whatever_is_left_out(present: list[int]) -> None:
-    leaves = dict(zip(present, torch.randn(len(present), generator=torch.Generator().manual_seed(3)), strict=True))
-    parameter = torch.zeros(())
+    leaves = dict(zip(present, torch.randn(len(present), 99, generator=torch.Generator().manual_seed(3)), strict=True))
+    parameter = torch.zeros(99)
 
     def summed(slots: range) -> torch.Tensor | None:
         if len(slots) == 1:
