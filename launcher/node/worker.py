@@ -108,6 +108,7 @@ def _quieten() -> None:
     for message in (
         r".*does not have many workers which may be a bottleneck.*",
         r"Using `DistributedSampler` with the dataloaders.*",  # it pads: the README says so
+        r"The `srun` command is available on your system.*",  # and is the backend's to use
         r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.12 and newer
         r"Precision .* is not supported by the model summary.*",  # the weights are float32 in mixed precision too
     ):
