@@ -11,8 +11,9 @@ from launcher.cli.common import print_json, runs_root
 from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal
 from launcher.exactness import guarantee
-from launcher.snapshot import Source, describe, digest_of, in_words
+from launcher.snapshot import describe, digest_of
 from launcher.spec import load_spec
+from launcher.tree import Source, in_words
 
 
 def plan(args: argparse.Namespace) -> int:
