@@ -1,96 +1,28 @@
-"""The user's code as it is now: which files, how large; and a copy of them, stored by content, to import from.
+"""A copy of the user's code in the run directory, stored by content, to import from."""
 
-A tree is what git knows of it: tracked files, and untracked ones that are not ignored. Without git it is all files
-except hidden ones, caches, virtual environments and node_modules.
-"""
-
-import fnmatch
 import hashlib
 import itertools
 import os
-import re
 import shutil
 import stat
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher import shell
 from launcher.errors import UsageError
 from launcher.run import Code, Tree, code_folder, diff_path, writing
+from launcher.storage import sync
+from launcher.tree import Source, editable_entries, git, place
 
-GRACE_S = 1.0
-"""A tree that is too large is counted so much longer, so that the message can name the largest in it."""
-_PRUNED = {"__pycache__", "node_modules"}
 _CHUNK = 1 << 20
-_GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 _AT_ONCE = 16
 """Files that are written to the disk at the same time."""
 _BATCH = 500
 """Paths in one call of git."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A tree of the user's, as it is now."""
-
-    root: Path
-    """Symlinks resolved."""
-    folder: str
-    """Its name in the snapshot."""
-    files: dict[str, int]
-    """Bytes of each file, by its path relative to the root; sorted."""
-    commit: str | None = None
-    changed: tuple[str, ...] = ()
-    """Tracked files that differ from the commit."""
-    new: int = 0
-    """Untracked files."""
-
-    @property
-    def size(self) -> int:
-        return sum(self.files.values())
-
-    @cached_property
-    def folders(self) -> set[str]:
-        """All folders with files in them, "." for the root."""
-        return {str(parent) for name in self.files for parent in Path(name).parents} | {"."}
-
-
-def survey(folders: Iterable[Path], *, exclude: Sequence[str] = (), max_bytes: int, run_dir: Path) -> list[Source]:
-    """Find the files of all trees; reads nothing but their sizes. One that lies in another is listed with that.
-
-    Args:
-        folders: roots of the trees, the most important first.
-        exclude: patterns of what to leave out, relative to each root.
-        max_bytes: of all trees together.
-        run_dir: of the run that is being made; neither it nor its neighbours are code.
-
-    Raises:
-        UsageError: a folder does not exist, the trees are too large, or git refuses to read one.
-    """
-    found: list[Source] = []
-    seen: dict[Path, Path | None] = {}
-    # From the outside in: a tree is left out only where one around it has its files.
-    wanted = list(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
-    for root in sorted(wanted, key=lambda one: len(one.parts)):
-        if not root.is_dir():
-            raise UsageError(f"{root}: no such folder, but ranks are to import from it (code.path)")
-        seen[root] = _work_tree(root)
-        around = [one for one in found if root.is_relative_to(one.root) and seen[one.root] == seen[root]]
-        if any(str(root.relative_to(one.root)) in one.folders for one in around):
-            continue
-        found.append(_source(root, seen[root] is not None, exclude, max_bytes, run_dir))
-        if sum(one.size for one in found) > max_bytes:
-            raise UsageError(_too_large(found, max_bytes, git=seen[found[-1].root] is not None))
-    first = max((one for one in found if wanted[0].is_relative_to(one.root)), key=lambda one: len(one.root.parts))
-    return _named([first, *(one for one in found if one is not first)])
 
 
 def digest_of(sources: Sequence[Source]) -> str:
@@ -119,42 +51,9 @@ def describe(sources: Sequence[Source], digest: str, import_path: Sequence[str],
     )
 
 
-def place(live: str, sources: Iterable[Source]) -> str | None:
-    """Where a live folder is in the snapshot, relative to that; None if it has no files there."""
-    real = Path(os.path.realpath(live))
-    for one in sorted(sources, key=lambda one: -len(one.root.parts)):
-        if real.is_relative_to(one.root):
-            inside = str(real.relative_to(one.root))
-            if inside in one.folders:
-                return os.path.normpath(f"{one.folder}/{inside}")
-    return None
-
-
 def import_path(code: Code, folder: str) -> list[str]:
     """The entries in their order, for a snapshot that lies in this folder."""
     return [os.path.join(folder, entry) for entry in code.import_path]  # noqa: PTH118 - keeps absolute ones as they are
-
-
-def editable_entries(path: Iterable[str], finders: Iterable[object]) -> Iterator[str]:
-    """Folders that editable installs import from.
-
-    They are on the path (.pth files), or links on the path lead into them (`flit install --symlink`), or the tables of
-    setuptools' finders do.
-    """
-    for folder in filter(os.path.isdir, path):
-        yield folder
-        links = (Path(one.path) for one in os.scandir(folder) if one.is_symlink())
-        yield from (str(Path(os.path.realpath(link)).parent) for link in links)
-    for finder in finders:
-        module = sys.modules.get(getattr(finder, "__module__", None) or "")
-        if module is None or not module.__name__.startswith("__editable__"):
-            continue
-        single = ((name, target) for name, target in getattr(module, "MAPPING", {}).items())
-        several = ((name, one) for name, targets in getattr(module, "NAMESPACES", {}).items() for one in targets)
-        for name, target in itertools.chain(single, several):
-            parts = tuple(name.split("."))
-            if Path(target).parts[-len(parts) :] == parts:  # else it has another name there, and no entry finds it
-                yield str(Path(target).parents[len(parts) - 1])
 
 
 class Staged(NamedTuple):
@@ -200,225 +99,7 @@ def _publish(code: Code, tree: Path, diff: Path, run_dir: Path) -> None:
             diff.replace(run_dir / diff_path(code))
         if not target.exists():  # else it is the same, left by a launcher that died
             tree.rename(target)
-        _sync(target.parent)
-
-
-# Which files
-
-
-def _source(root: Path, git: bool, exclude: Sequence[str], max_bytes: int, run_dir: Path) -> Source:
-    left_out = _left_out(root, exclude, run_dir)
-    if not git:
-        return Source(root, "", _measured(root, _walk(root, left_out), max_bytes))
-    listing = _git_listing(root)
-    environments = tuple(f"{Path(name).parent}/" for name in listing.all if Path(name).name == "pyvenv.cfg")
-    names = [name for name in listing.all if not name.startswith(environments) and not left_out(name)]
-    commit, changed = _commit_and_changes(root, listing)
-    return Source(
-        root,
-        "",
-        _measured(root, names, max_bytes),
-        commit,
-        tuple(name for name in changed if not left_out(name)),
-        sum(not left_out(name) and not name.startswith(environments) for name in listing.untracked),
-    )
-
-
-def _left_out(root: Path, exclude: Sequence[str], run_dir: Path) -> Callable[[str], bool]:
-    """Whether a path relative to the root is no code: excluded, a cache, or of a run."""
-    patterns = [fnmatch.translate(one.removeprefix("./").rstrip("/")) for one in exclude]
-    excluded = re.compile("|".join(patterns)) if patterns else None
-    runs = Path(os.path.realpath(run_dir.parent))
-    inside = f"{runs.relative_to(root)}/" if runs.is_relative_to(root) and runs != root else None
-    of_runs: dict[str, bool] = {}
-
-    def left_out(name: str) -> bool:
-        if inside and f"{name}/".startswith(inside):
-            return True
-        first, *rest = parts = name.rstrip("/").split("/")
-        if runs == root and first not in of_runs:
-            of_runs[first] = first == run_dir.name or (root / first / "run.json").exists()
-        if of_runs.get(first) or "__pycache__" in parts:
-            return True
-        above = itertools.accumulate(rest, "{}/{}".format, initial=first)
-        return excluded is not None and any(map(excluded.match, above))
-
-    return left_out
-
-
-def _walk(root: Path, left_out: Callable[[str], bool]) -> Iterator[str]:
-    for folder, below, files in os.walk(root):
-        inside = Path(folder).relative_to(root)
-        links = [name for name in below if (Path(folder) / name).is_symlink()]
-        below[:] = sorted(name for name in below if name not in links and _is_walked(Path(folder), name))
-        below[:] = [name for name in below if not left_out(str(inside / name))]
-        names = (str(inside / name) for name in [*files, *links] if not name.startswith("."))
-        yield from (name for name in names if not left_out(name))
-
-
-def _is_walked(folder: Path, name: str) -> bool:
-    return not name.startswith(".") and name not in _PRUNED and not (folder / name / "pyvenv.cfg").exists()
-
-
-def _measured(root: Path, names: Iterable[str], max_bytes: int) -> dict[str, int]:
-    """Sizes of what there is; not of everything if it is far too much."""
-    files: dict[str, int] = {}
-    total, deadline = 0, None
-    for name in names:
-        size = _size(root, root / name)
-        if size is None:
-            continue
-        files[name] = size
-        total += size
-        if total > max_bytes:
-            deadline = deadline or time.monotonic() + GRACE_S
-            if time.monotonic() > deadline:
-                break
-    return dict(sorted(files.items()))
-
-
-def _size(root: Path, path: Path) -> int | None:
-    """Bytes in the snapshot; None for what is gone, and for folders, pipes and the like."""
-    try:
-        found = path.lstat()
-        if stat.S_ISLNK(found.st_mode):
-            return path.stat().st_size if _leads_to_a_file_outside(root, path) else 0
-    except OSError:
-        return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _leads_to_a_file_outside(root: Path, link: Path) -> bool:
-    real = Path(os.path.realpath(link))
-    return real.is_file() and not real.is_relative_to(root)
-
-
-def _named(sources: list[Source]) -> list[Source]:
-    """Each with a folder of its own in the snapshot: as the tree's is called, as far as a path may have it."""
-    named: list[Source] = []
-    for one in sources:
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", one.root.name).lstrip(".") or "root"
-        taken = {other.folder for other in named}
-        folder = name
-        while folder in taken:
-            folder += "_"
-        named.append(replace(one, folder=folder))
-    return named
-
-
-def _too_large(sources: Sequence[Source], max_bytes: int, *, git: bool) -> str:
-    worst = max(sources, key=lambda one: one.size)
-    named = ", ".join(f"{name} ({in_words(size)})" for name, size in largest(worst.files))
-    ignore = ".gitignore or code.exclude" if git else "code.exclude"
-    return (
-        f"{worst.root}: the code is to be copied into the run directory, but these are at least "
-        f"{in_words(sum(one.size for one in sources))}, and code.max_size is {in_words(max_bytes)}. "
-        f"The largest: {named}. Leave out what is no code ({ignore}), give the spec and its modules a folder of their "
-        "own with a pyproject.toml, or raise code.max_size (code.snapshot: false imports from the tree as it is)"
-    )
-
-
-def largest(files: Mapping[str, int], count: int = 3) -> list[tuple[str, int]]:
-    """Folders (with a slash) and files of the root; a folder that is large by one entry gives way to that."""
-    sizes: Counter[str] = Counter()
-    below: dict[str, set[str]] = {}
-    for name, size in files.items():
-        child = name
-        for parent in [*(f"{folder}/" for folder in Path(name).parents[:-1]), ""]:
-            sizes[child] += size
-            below.setdefault(parent, set()).add(child)
-            child = parent
-
-    def narrowed(name: str) -> str:
-        inner = max(below.get(name, ()), key=lambda one: sizes[one], default=None)
-        return narrowed(inner) if inner and sizes[inner] >= 0.9 * sizes[name] else name
-
-    whole = sum(files.values())
-    top = sorted(
-        (name for name in below.get("", ()) if sizes[name] >= 0.01 * whole), key=lambda one: (-sizes[one], one)
-    )
-    top = top[:count]
-    return [(name, sizes[name]) for name in map(narrowed, top)]
-
-
-def in_words(size: int) -> str:
-    """Bytes in the units of code.max_size."""
-    for shift, unit in ((40, "T"), (30, "G"), (20, "M")):
-        if size >= 1 << shift:
-            return f"{size / (1 << shift):.4g}{unit}"
-    return f"{size / 1024:.3g}K"
-
-
-# What git says
-
-
-class _Listing(NamedTuple):
-    tracked: list[str]
-    untracked: list[str]
-    nested: list[str]
-    """Files of repositories within this one."""
-
-    @property
-    def all(self) -> list[str]:
-        return list(dict.fromkeys([*self.tracked, *self.untracked, *self.nested]))
-
-
-def _git(folder: Path, *arguments: str) -> tuple[int, list[str]]:
-    """Exit code and lines; paths in them as git quotes them, so that they are ASCII. 127 if there is no git."""
-    env = {key: value for key, value in os.environ.items() if key not in _GIT_PLACES}
-    env |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        code, output = shell.run(["git", "-C", str(folder), "-c", "core.quotePath=true", *arguments], env=env, given="")
-    except FileNotFoundError:
-        return 127, []
-    return code, output.splitlines()
-
-
-def _work_tree(folder: Path) -> Path | None:
-    """The root of the git work tree that the folder belongs to; None if there is none, or if that ignores it.
-
-    Raises:
-        UsageError: there is one, but git refuses to read it.
-    """
-    code, lines = _git(folder, "rev-parse", "--show-toplevel")
-    if code and any("dubious ownership" in line for line in lines):
-        raise UsageError(f"{folder}: the code is to be copied into the run directory, but {' '.join(lines).strip()}")
-    if code or not lines or _git(folder, "check-ignore", "--quiet", "--", str(folder))[0] == 0:
-        return None
-    return Path(lines[-1])
-
-
-def _git_listing(root: Path) -> _Listing:
-    tracked = _paths(root, "ls-files", "--cached")
-    untracked = _paths(root, "ls-files", "--others", "--exclude-standard")
-    nested = []
-    for name in (*tracked, *untracked):  # a submodule, or a repository that nobody has added
-        folder = root / name
-        if folder.is_dir() and not folder.is_symlink() and (folder / ".git").exists():
-            nested += [f"{name.rstrip('/')}/{inner}" for inner in _git_listing(folder).all]
-    return _Listing(tracked, untracked, nested)
-
-
-def _commit_and_changes(root: Path, listing: _Listing) -> tuple[str | None, list[str]]:
-    """HEAD and the tracked files that differ from it; before the first commit all do."""
-    code, lines = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    if code or not lines:
-        return None, listing.tracked
-    return lines[-1], _paths(root, "diff", "--name-only", "--no-renames", "--relative", "HEAD", "--", ".")
-
-
-def _paths(root: Path, *arguments: str) -> list[str]:
-    code, lines = _git(root, *arguments)
-    if code:
-        raise UsageError(f"{root}: git {arguments[0]} failed: {' '.join(lines).strip()}")
-    return [_unquoted(line) for line in lines]
-
-
-def _unquoted(line: str) -> str:
-    """A path as git prints it: with anything unusual in it as a string of C."""
-    if not line.startswith('"'):
-        return line
-    return os.fsdecode(line[1:-1].encode("ascii").decode("unicode_escape").encode("latin-1"))
+        sync(target.parent)
 
 
 def _write_diff(sources: Sequence[Source], file: Path) -> bool:
@@ -430,7 +111,7 @@ def _write_diff(sources: Sequence[Source], file: Path) -> bool:
             for start in range(0, len(one.changed) if one.commit else 0, _BATCH):
                 names = [f":(literal){name}" for name in one.changed[start : start + _BATCH]]
                 prefixes = ("--src-prefix=a/", "--dst-prefix=b/")
-                code, lines = _git(one.root, "diff", *options, *prefixes, f"--output={part}", "HEAD", "--", *names)
+                code, lines = git(one.root, "diff", *options, *prefixes, f"--output={part}", "HEAD", "--", *names)
                 if code:
                     raise UsageError(f"{one.root}: git diff failed: {' '.join(lines).strip()}")
                 with part.open("rb") as stream:
@@ -517,12 +198,4 @@ def _sync_all(folder: Path) -> None:
     """Everything in the folder is durable. Many at a time: one by one, each waits for the disk."""
     found = [folder, *(path for path in folder.rglob("*") if not path.is_symlink())]
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        list(threads.map(_sync, found))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        list(threads.map(sync, found))

@@ -74,12 +74,12 @@ class PosixStorage:
             os.link(beside, target)  # fails if the name is taken, also on NFS; rename would overwrite
         finally:
             beside.unlink()
-        _sync_folder(target.parent)
+        sync(target.parent)
 
     def replace(self, path: str, data: bytes) -> None:
         target = self._root / path
         self._write_beside(target, data).replace(target)
-        _sync_folder(target.parent)
+        sync(target.parent)
 
     @contextmanager
     def writer(self, path: str) -> Iterator[BinaryIO]:
@@ -94,7 +94,7 @@ class PosixStorage:
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync(target.parent)
 
     def list(self, folder: str) -> list[str]:
         try:
@@ -111,7 +111,7 @@ class PosixStorage:
         target = self._root / to
         target.parent.mkdir(parents=True, exist_ok=True)
         (self._root / path).rename(target)
-        _sync_folder(target.parent)
+        sync(target.parent)
 
     def delete(self, path: str) -> None:
         target = self._root / path
@@ -144,9 +144,13 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.uname().nodename}.{os.getpid()}.{next(_unique)}")
 
 
-def _sync_folder(folder: Path) -> None:
-    """A rename is durable only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a file's content on the disk, or a folder's names: a rename is durable only once its folder is.
+
+    Raises:
+        OSError: it is not there, or the disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -14,8 +14,9 @@ from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal
 from launcher.elastic import allowed_sizes
 from launcher.exactness import guarantee
-from launcher.snapshot import Source, describe, digest_of, in_words
+from launcher.snapshot import describe, digest_of
 from launcher.spec import Checkpoint, load_spec
+from launcher.tree import Source, in_words
 
 
 def plan(args: argparse.Namespace) -> int:

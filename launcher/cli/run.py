@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launcher import shell, snapshot
+from launcher import shell, snapshot, tree
 from launcher.backends.local import LocalBackend
 from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
@@ -109,7 +109,7 @@ def new_record(spec: JobSpec, spec_file: Path, overrides: list[str], name: str |
     )
 
 
-def code_sources(spec: JobSpec, record: Record, run_dir: Path) -> list[snapshot.Source]:
+def code_sources(spec: JobSpec, record: Record, run_dir: Path) -> list[tree.Source]:
     """The trees that a snapshot would be made of; none if none is wanted.
 
     Raises:
@@ -120,7 +120,7 @@ def code_sources(spec: JobSpec, record: Record, run_dir: Path) -> list[snapshot.
     folder = Path(record.spec_file).parent
     here = _project(Path(record.workdir))
     own = [folder / path for path in spec.code.path]
-    return snapshot.survey(
+    return tree.survey(
         [_project(folder) or folder, folder, *own, *([here] if here else [])],
         exclude=spec.code.exclude,
         max_bytes=spec.code.max_bytes,

@@ -26,7 +26,7 @@ from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-unty
 
 from launcher.node.loggers import identity, remember_identities
 from launcher.run import Run
-from launcher.storage import PosixStorage
+from launcher.storage import PosixStorage, sync
 
 _CLOCK_WAIT_S = 5.0
 _STAMP = re.compile(r"tfevents\.(\d+)\.")
@@ -75,7 +75,7 @@ class Curves:
         """
         sizes = {**mark["events"], **{key: one["bytes"] for key, one in mark["tables"].items() if one["rows"]}}
         for key in [key for key, size in sizes.items() if self._synced.get(key) != size]:
-            _sync(self._path(key))
+            sync(self._path(key))
         self._synced = sizes
 
     def rewind(self, mark: Mapping[str, Any] | None) -> None:
@@ -286,8 +286,3 @@ def _is_local(folder: str) -> bool:
     if "://" in folder:
         log.warning("%s is no local folder: after a kill, some steps will stand there twice", folder)
     return "://" not in folder
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

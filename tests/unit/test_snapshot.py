@@ -14,7 +14,8 @@ import pytest
 from launcher import snapshot
 from launcher.errors import LauncherError, UsageError
 from launcher.run import Code, code_folder, diff_path
-from launcher.snapshot import Source, digest_of, in_words, largest, staged, survey
+from launcher.snapshot import digest_of, staged
+from launcher.tree import Source, in_words, largest, survey
 
 MANY = 1 << 30
 ODD = ["ä ö.py", 'quote".py', "tab\t.py", "back\\slash.py", "line\nend.py", "%s.py", " lead", "snow-☃.txt", ":(odd).py"]
@@ -262,7 +263,7 @@ class TestTooLarge:
         self, project: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write(project, *(f"{number:02d}" for number in range(20)), text="x" * 10)
-        monkeypatch.setattr(snapshot, "GRACE_S", -1.0)
+        monkeypatch.setattr("launcher.tree.GRACE_S", -1.0)
 
         with pytest.raises(UsageError, match=r"at least 0\.0195K"):
             look(project, max_bytes=15)
@@ -372,9 +373,9 @@ class TestCopy:
     def test_that_is_killed_leaves_nothing_under_its_name(self, project: Path, tmp_path: Path) -> None:
         committed(project, "one.py", "two.py", "three.py")
         code = (
-            "import os, sys; from pathlib import Path; from launcher import snapshot\n"
+            "import os, sys; from pathlib import Path; from launcher import snapshot, tree\n"
             "project, run_dir = map(Path, sys.argv[1:])\n"
-            "sources = snapshot.survey([project], max_bytes=10**6, run_dir=run_dir)\n"
+            "sources = tree.survey([project], max_bytes=10**6, run_dir=run_dir)\n"
             "snapshot._publish = lambda *_: os._exit(9)\n"
             "with snapshot.staged(sources, run_dir, [], '') as stage: stage.publish()\n"
         )
