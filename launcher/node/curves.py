@@ -37,9 +37,13 @@ log = logging.getLogger(__name__)
 class Curves:
     """Of rank 0. The files of all loggers, as one thing that can be marked and taken back to a mark."""
 
-    def __init__(self, loggers: Sequence[Logger], run: Run) -> None:
-        """Expects the loggers in the order of the spec, before any of them has begun to write."""
-        self._run, self._loggers = run, loggers
+    def __init__(self, loggers: Sequence[Logger], run: Run, check: Callable[[], None] = lambda: None) -> None:
+        """Expects the loggers in the order of the spec, before any of them has begun to write.
+
+        Args:
+            check: called before anything is logged; raises if a newer attempt has begun.
+        """
+        self._run, self._loggers, self._check = run, loggers, check
         self._root = os.path.abspath(run.storage.root)  # noqa: PTH100 - resolves no links
         self._boards = [one for one in loggers if isinstance(one, TensorBoardLogger) and _is_local(one.log_dir)]
         self._tables = [one for one in loggers if isinstance(one, CSVLogger) and _is_local(one.log_dir)]
@@ -135,6 +139,7 @@ class Curves:
             board._kwargs["filename_suffix"] = board._kwargs.get("filename_suffix", "") + self._suffix(board)
         if said:
             _say_once(board, said)
+        _check_first(board, self._check)
         _await_later_name(files)
 
     def _event_files(self) -> dict[str, Path]:
@@ -250,6 +255,17 @@ def _say_once(board: TensorBoardLogger, said: set[tuple[str, float]]) -> None:
     def log_metrics(metrics: Mapping[str, Any], step: int | None = None) -> None:
         new = {name: value for name, value in metrics.items() if step or (prefix + name, _float32(value)) not in said}
         write(new, step)
+
+    board.log_metrics = log_metrics  # type: ignore[method-assign]
+
+
+def _check_first(board: TensorBoardLogger, check: Callable[[], None]) -> None:
+    """Event files are appended to by their names, be it by an attempt that was overtaken."""
+    write: Callable[..., None] = board.log_metrics
+
+    def log_metrics(metrics: Mapping[str, Any], step: int | None = None) -> None:
+        check()
+        write(metrics, step)
 
     board.log_metrics = log_metrics  # type: ignore[method-assign]
 

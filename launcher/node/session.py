@@ -66,9 +66,10 @@ class Session(Callback):
             curves: how far the loggers' files reached at the checkpoint; None: the attempt begins at the beginning.
         """
         self._compute = compute
-        if self._place.rank == 0:
-            self._saving = Saving(self._run, self._place, self._policy, Curves(trainer.loggers, self._run))
-            self._saving.curves.rewind(curves)
+        if self._heartbeat:
+            files = Curves(trainer.loggers, self._run, self._heartbeat.check)
+            files.rewind(curves)
+            self._saving = Saving(self._run, self._place, self._policy, files)
         _own_signals(trainer)
         self._loaders = Loaders(self._seed, self._place.rank, lambda: self._between_steps(trainer), self._virtual)
         self._loaders.attach(trainer)

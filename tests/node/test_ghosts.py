@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from forked import ForkBackend, Training, log_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_exact import differences, interrupted, spec
 
 from launcher.checkpoints import Manifest, in_order, verify
@@ -169,9 +170,17 @@ def test_the_cases_reach_every_write_of_a_commit(make_run: MakeRun) -> None:
     assert calls == ["writer", "replace", "create", "create", "delete"]
 
 
+def scalars(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows; values that were logged twice at the same step, once."""
+    board = EventAccumulator(f"{run.storage.root}/tensorboard")
+    board.Reload()
+    return {tag: sorted({(one.step, one.value) for one in board.Scalars(tag)}) for tag in board.Tags()["scalars"]}
+
+
 def test_a_rank_that_was_stopped_leaves_when_it_continues(launch: Training, tmp_path: Path) -> None:
-    body = interrupted(spec(), "mid-epoch", "SIGSTOP")
-    undisturbed = Training(tmp_path / "undisturbed").run(spec())
+    loggers = [{"class_path": f"lightning.pytorch.loggers.{name}"} for name in ("CSVLogger", "TensorBoardLogger")]
+    body = interrupted(spec(logger=loggers), "mid-epoch", "SIGSTOP")
+    undisturbed = Training(tmp_path / "undisturbed").run(spec(logger=loggers))
     run = launch.create(body)
     backend = ForkBackend()
     plan = backend.plan(run.storage.root, run.record, JobSpec.model_validate(run.record.spec), 1)
@@ -198,3 +207,4 @@ def test_a_rank_that_was_stopped_leaves_when_it_continues(launch: Training, tmp_
     newer = events.index(AttemptStarting(attempt=2, target="local"))
     assert all(one.attempt == 2 for one in events[newer:] if isinstance(one, CheckpointSaved))
     assert differences(undisturbed, run) == []
+    assert scalars(undisturbed) == scalars(run)

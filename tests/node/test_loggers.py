@@ -232,7 +232,7 @@ class TestCurves:
         run = make_run()
         assert Attempt(run, None).curves.mark() == {
             "events": {},
-            "tables": {"csv/metrics.csv": {"rows": 0, "columns": []}},
+            "tables": {"csv/metrics.csv": {"rows": 0, "columns": [], "bytes": 0}},
         }
         assert not board_of(run).exists()
 
