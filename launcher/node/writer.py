@@ -102,7 +102,10 @@ class Writer:
             raise
         saved = Saved(step=manifest.step, stall_s=stall_s, write_s=time.monotonic() - begun)
         commit(self._run, path, manifest, saved)
-        prune(self._run, manifest.attempt, self._rules)
+        try:
+            prune(self._run, manifest.attempt, self._rules)
+        except OSError as error:  # it costs room, no more: this checkpoint counts
+            log.warning("an older checkpoint could not be removed: %s", error)
         return saved
 
 
