@@ -13,6 +13,7 @@ from pathlib import PurePath
 
 from launcher.errors import LauncherError, UsageError
 from launcher.policy import Cause
+from launcher.storage import Unreachable
 
 
 class Kind(StrEnum):
@@ -25,6 +26,7 @@ class Kind(StrEnum):
     GPU_MEMORY = "gpu-memory"
     SHARED_MEMORY = "shared-memory"  # /dev/shm, through which DataLoader workers hand over batches
     DISK = "disk"
+    STORAGE = "storage"  # the run directory's storage did not answer
     CHECKPOINT = "checkpoint"  # it is whole, and yet cannot be loaded
     DRIFT = "drift"  # code, packages or machine are not those that the run began with
     PORT = "port"
@@ -55,6 +57,7 @@ CAUSES: Mapping[Kind, Cause] = {
     Kind.MEMORY: Cause.INFRA,  # a neighbour may have had it; and a leak gets further with each attempt
     Kind.SHARED_MEMORY: Cause.INFRA,
     Kind.DISK: Cause.INFRA,  # others fill it and others clear it; a retry is in vain at worst, and has its budget
+    Kind.STORAGE: Cause.INFRA,
     Kind.PORT: Cause.INFRA,
     Kind.LOADER: Cause.INFRA,
     Kind.PEER: Cause.INFRA,
@@ -156,6 +159,8 @@ def _kind_of(error: BaseException) -> Kind:
         return Kind.GPU_MEMORY
     if isinstance(error, MemoryError):
         return Kind.MEMORY
+    if isinstance(error, Unreachable):
+        return Kind.STORAGE
     if isinstance(error, OSError):
         return _ERRNOS.get(error.errno or _errno_in(text), Kind.ERROR)
     if isinstance(error, RuntimeError | LauncherError):

@@ -64,6 +64,9 @@ _ANSWERS = {
         "make room, then: launcher resume {run} (the run directory lies on {disk}; lower checkpoint.keep_last "
         "keeps less of it)",
     ),
+    Kind.STORAGE: _Answer(
+        "could not reach the run directory", "see whether network and storage are well again, " + _AGAIN
+    ),
     Kind.CHECKPOINT: _Answer(
         "could not load the checkpoint, which is whole: it is of another model",
         "change code and spec back to what wrote it, then: launcher resume {run}; or begin anew: {again}",
