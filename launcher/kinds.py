@@ -13,6 +13,7 @@ from pathlib import PurePath
 
 from launcher.errors import LauncherError, NotSaved, UsageError
 from launcher.policy import Cause
+from launcher.storage import Unreachable
 
 
 class Kind(StrEnum):
@@ -25,7 +26,7 @@ class Kind(StrEnum):
     GPU_MEMORY = "gpu-memory"
     SHARED_MEMORY = "shared-memory"  # /dev/shm, through which DataLoader workers hand over batches
     DISK = "disk"
-    STORAGE = "storage"  # the last checkpoint could not be written, for another reason than a full disk
+    STORAGE = "storage"  # the run directory could not be reached, or the last checkpoint not be written
     CHECKPOINT = "checkpoint"  # it is whole, and yet cannot be loaded
     DRIFT = "drift"  # code, packages or machine are not those that the run began with
     PORT = "port"
@@ -160,6 +161,8 @@ def _kind_of(error: BaseException) -> Kind:
         return Kind.GPU_MEMORY
     if isinstance(error, MemoryError):
         return Kind.MEMORY
+    if isinstance(error, Unreachable):
+        return Kind.STORAGE
     if isinstance(error, OSError):
         return _ERRNOS.get(error.errno or _errno_in(text), Kind.ERROR)
     if isinstance(error, RuntimeError | LauncherError):

@@ -9,15 +9,34 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 _unique = itertools.count()
 
 
+class Unreachable(OSError):
+    """The storage did not answer for a long time, or said that it cannot just now: nothing is wrong with the call."""
+
+
+class Entry(NamedTuple):
+    """What a listing says of a file."""
+
+    bytes: int
+    modified: float
+    """When it was written last, in seconds since 1970, by the storage's clock."""
+
+
 class Storage(Protocol):
-    """The operations on one tree. All writes are durable when they return."""
+    """The operations on one tree. All writes are durable when they return.
+
+    What fails otherwise than said is an OSError whose `strerror` says what and what to do; one that may be over the
+    next time is Unreachable.
+    """
+
+    pause_s: float
+    """How long to wait before looking again for what others write: on an object store a look costs time and money."""
 
     @property
     def root(self) -> str:
@@ -30,7 +49,7 @@ class Storage(Protocol):
         """A stream for large files. Raises FileNotFoundError."""
 
     def create(self, path: str, data: bytes) -> None:
-        """Write a new file; readers see all of it or nothing. Raises FileExistsError if the name is taken."""
+        """Write a new small file; readers see all of it or nothing. Raises FileExistsError if the name is taken."""
 
     def replace(self, path: str, data: bytes) -> None:
         """Write a file, new or not; readers see the old content or the new, never a mixture."""
@@ -39,13 +58,22 @@ class Storage(Protocol):
         """Write a large file as a stream; it appears under its name when the `with` block ends without error."""
 
     def list(self, folder: str) -> list[str]:
-        """Sorted names in a folder; an absent folder is empty."""
+        """Sorted names in a folder; an absent folder is empty, and so is what is a file."""
+
+    def files(self, folder: str) -> dict[str, Entry]:
+        """All files below a folder, by their path relative to it; sorted."""
+
+    def modified(self, path: str) -> float:
+        """When a file was written last, in seconds since 1970, by the storage's clock. Raises FileNotFoundError."""
 
     def size(self, path: str) -> int:
         """Bytes of a file, or of all that a folder holds, files that are never listed too; absent is 0."""
 
     def move(self, path: str, to: str) -> None:
-        """Give a file or a folder another name."""
+        """Give a file or a folder another name. Raises FileNotFoundError.
+
+        On an object store, whoever is killed in between leaves some of a folder's files under both names.
+        """
 
     def delete(self, path: str) -> None:
         """Remove a file or a folder with all it holds; absent is fine."""
@@ -53,6 +81,8 @@ class Storage(Protocol):
 
 class PosixStorage:
     """A folder on a local or shared POSIX filesystem."""
+
+    pause_s = 0.1
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -100,12 +130,27 @@ class PosixStorage:
         try:
             with os.scandir(self._root / folder) as entries:
                 return sorted(entry.name for entry in entries if not entry.name.startswith("."))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def size(self, path: str) -> int:
         target = self._root / path
         return sum(one.stat().st_size for one in (target, *target.rglob("*")) if one.is_file())
+
+    def files(self, folder: str) -> dict[str, Entry]:
+        top, found = self._root / folder, {}
+        for above, below, names in os.walk(top):
+            below[:] = [name for name in below if not name.startswith(".")]
+            for name in names:
+                path = Path(above, name)
+                with suppress(FileNotFoundError):  # deleted meanwhile, or a link that leads nowhere
+                    if not name.startswith("."):
+                        seen = path.stat()
+                        found[path.relative_to(top).as_posix()] = Entry(seen.st_size, seen.st_mtime)
+        return dict(sorted(found.items()))
+
+    def modified(self, path: str) -> float:
+        return (self._root / path).stat().st_mtime
 
     def move(self, path: str, to: str) -> None:
         target = self._root / to

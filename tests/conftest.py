@@ -10,6 +10,8 @@ import pytest
 from launcher.ledger import Event
 from launcher.run import Record, Run, create_run
 
+pytest.register_assert_rewrite("storage_contract")
+
 REPOSITORY = Path(__file__).parent.parent
 MODEL = {"class_path": "model.mnist.MNISTClassifier"}
 

@@ -65,8 +65,8 @@ _ANSWERS = {
         "keeps less of it)",
     ),
     Kind.STORAGE: _Answer(
-        "could not write its last checkpoint",
-        "look at the storage of the run directory, then: launcher resume {run} (it goes on from the checkpoint before)",
+        "could not reach the run directory, or not write its last checkpoint there",
+        "look at network and storage, then: launcher resume {run} (it goes on from the newest checkpoint that counts)",
     ),
     Kind.CHECKPOINT: _Answer(
         "could not load the checkpoint, which is whole: it is of another model",
