@@ -155,6 +155,21 @@ class Contract:
 
         assert storage.list("folder/file") == []
 
+    def test_the_size_of_a_folder_is_that_of_all_its_files(self, storage: Storage) -> None:
+        storage.create("deep/er/file", b"12345")
+        storage.create("deep/.hidden", b"123")
+
+        assert [storage.size(path) for path in ("deep", "deep/er/file", "absent")] == [8, 5, 0]
+
+    def test_a_stream_fills_a_buffer(self, storage: Storage) -> None:
+        storage.create("file", b"12345")
+        buffer = memoryview(bytearray(3))
+
+        with storage.open("file") as stream:
+            parts = [bytes(buffer[: stream.readinto(buffer)]) for _ in range(3)]  # type: ignore[attr-defined]
+
+        assert parts == [b"123", b"45", b""]
+
     def test_files_are_all_below_a_folder_with_size_and_time(self, storage: Storage) -> None:
         begun = time.time()
         for name in ("b/c", "a", "b/.hidden", ".away/d"):

@@ -83,10 +83,3 @@ def test_hostile_names_are_names_like_any_other(tmp_path: Path, name: str) -> No
     assert storage.list(name) == sorted([name, f"moved {name}", f"streamed {name}"])
     assert storage.read(f"{name}/{name}") == b"created"
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
-
-
-def test_the_size_of_a_folder_is_that_of_all_its_files(storage: PosixStorage) -> None:
-    storage.create("deep/er/file", b"12345")
-    storage.create("deep/.hidden", b"123")
-
-    assert [storage.size(path) for path in ("deep", "deep/er/file", "absent")] == [8, 5, 0]
