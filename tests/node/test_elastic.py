@@ -23,7 +23,6 @@ from launcher.node.sums import NotExact, Tree, TreeSums
 from launcher.run import Run
 from launcher.spec import JobSpec
 
-
 # A worker ignores the first; the second depends on the machine, and on a Trainer that is made without the launcher.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:The `srun` command is available")
 
