@@ -23,6 +23,9 @@ from launcher.node.sums import NotExact, Tree, TreeSums
 from launcher.run import Run
 from launcher.spec import JobSpec
 
+# A worker ignores the first; the second depends on the machine, and on a Trainer that is made without the launcher.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:The `srun` command is available")
+
 
 def spec(trace: Path, ranks: int, *, model: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """Four epochs of 10 batches on each of four ranks, the last smaller; by three in a step, the last one short."""
@@ -177,7 +180,6 @@ def test_what_decides_by_itself_how_much_a_step_has_forbids_another_number_of_ra
         on_one_rank(toys.Full(), callbacks=[toys.Schedule({"0": 2})])
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
 def test_data_that_cannot_be_dealt_to_others_is_named() -> None:
     model = toys.Classifier()
     with pytest.raises(CannotShare, match=r"stream of train_dataloader \(Stream\)"):
