@@ -357,7 +357,7 @@ def test_without_room_for_the_last_checkpoint_the_run_fails_and_keeps_the_one_be
 
     assert ended.state == "failed"
     assert "No space left on device" in ended.reason, log_of(run)
-    assert "the last checkpoint could not be written: No space left on device" in log_of(run)
+    assert "the last checkpoint could not be written: [Errno 28] No space left on device" in log_of(run)
     assert run.finished is None
     assert newest_whole(run, None)[0].step == 8
     assert leftovers(run) == []
