@@ -172,6 +172,8 @@ class Session(Callback):
     def close(self) -> None:
         if self._heartbeat:
             self._heartbeat.close()
+        if self._curves:
+            self._curves.close()
 
     # -- saving and leaving
 
@@ -276,6 +278,8 @@ class Session(Callback):
         self._saved_step, self._saved_at = step, time.monotonic()
         if self._curves:
             validation_due = checkpoint["launcher"]["validation_due"]
+            mark = (validation_due and self._curves_before_validation) or self._curves.mark()
+            self._curves.sync(mark)
             manifest = Manifest(
                 step=step,
                 epoch=trainer.current_epoch,
@@ -285,7 +289,7 @@ class Session(Callback):
                 bytes=self._io.bytes,
                 sha256=self._io.sha256,
                 complete=complete,
-                curves=self._curves_before_validation if validation_due else self._curves.mark(),
+                curves=mark,
             )
             commit(self._run, path, manifest, self._policy.keep_last)
 
