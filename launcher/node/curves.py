@@ -1,8 +1,11 @@
 """One curve over all attempts: how the loggers' files go on where the checkpoint was taken.
 
 A killed attempt has logged steps that its checkpoint does not hold; they are run and logged again. So each checkpoint
-carries a mark of how far the loggers' files had come, and the next attempt cuts them back to it. That is exact whatever
-steps the values carry.
+carries a mark of how far the loggers' files had come, and the next attempt takes them back to it. That is exact
+whatever steps the values carry.
+
+An attempt that was taken for dead may wake and write on. So each attempt has files of its own: it goes on with copies,
+renamed over those of the attempt before, which still holds the old ones open and writes where nobody reads.
 """
 
 import csv
@@ -14,7 +17,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,16 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
+from launcher.mirror import Mirror, fetch
 from launcher.node.loggers import identity, remember_identities
 from launcher.run import Run
 from launcher.storage import PosixStorage, sync
 
 _CLOCK_WAIT_S = 5.0
+_CHUNK = 1 << 20
 _STAMP = re.compile(r"tfevents\.(\d+)\.")
 
 log = logging.getLogger(__name__)
@@ -37,20 +44,21 @@ log = logging.getLogger(__name__)
 class Curves:
     """Of rank 0. The files of all loggers, as one thing that can be marked and taken back to a mark."""
 
-    def __init__(self, loggers: Sequence[Logger], run: Run, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, loggers: Sequence[Logger], run: Run, mirror: Mirror | None = None) -> None:
         """Expects the loggers in the order of the spec, before any of them has begun to write.
 
         Args:
-            check: called before anything is logged; raises if a newer attempt has begun.
+            mirror: of the folder that they write to, where that is not the run directory itself.
         """
-        self._run, self._loggers, self._check = run, loggers, check
-        self._root = os.path.abspath(run.storage.root)  # noqa: PTH100 - resolves no links
+        self._run, self._loggers, self._mirror = run, loggers, mirror
+        self._root = os.path.abspath(mirror.folder if mirror else run.storage.root)  # noqa: PTH100 - resolves no links
         self._boards = [one for one in loggers if isinstance(one, TensorBoardLogger) and _is_local(one.log_dir)]
         self._tables = [one for one in loggers if isinstance(one, CSVLogger) and _is_local(one.log_dir)]
         self._synced: dict[str, int] = {}
+        event_file_writer.RecordWriter = _record_writer
 
     def mark(self) -> dict[str, Any]:
-        """Hand all that was logged to the system and say how long the files are; plain values, for the checkpoint.
+        """Flush all files and say how long they are; plain values, for the checkpoint. Quick: see `sync`.
 
         Raises:
             OSError: what was logged cannot be written.
@@ -63,24 +71,28 @@ class Curves:
         for table in self._tables:
             if isinstance(writer := table._experiment, _Table):
                 writer.save()
-                size = writer.path.stat().st_size if writer.rows else 0
-                tables[self._key(writer.path)] = {
-                    "rows": writer.rows,
-                    "columns": list(writer.metrics_keys),
-                    "bytes": size,
-                }
-        return {"events": events, "tables": tables}
+                tables[self._key(writer.path)] = {"rows": writer.rows, "columns": list(writer.metrics_keys)}
+        place = {"folder": self._mirror.prefix} if self._mirror else {}
+        return {**place, "events": events, "tables": tables}
 
     def sync(self, mark: Mapping[str, Any]) -> None:
-        """Make durable what a mark counts. From any thread, one mark at a time.
+        """Make durable what a mark of this attempt counts; before the checkpoint that carries it. From any thread.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or not be stored.
         """
-        sizes = {**mark["events"], **{key: one["bytes"] for key, one in mark["tables"].items() if one["rows"]}}
-        for key in [key for key, size in sizes.items() if self._synced.get(key) != size]:
-            sync(self._path(key))
-        self._synced = sizes
+        rows = {key: one["rows"] for key, one in mark["tables"].items() if one["rows"]}
+        for key, extent in {**mark["events"], **rows}.items():
+            if self._synced.get(key) != extent:
+                sync(self._path(key))
+                self._synced[key] = extent
+        if self._mirror:
+            self._mirror.push()
+
+    def close(self) -> None:
+        """Store what was logged last, if the loggers' folder is not the run directory itself."""
+        if self._mirror:
+            self._mirror.close()
 
     def rewind(self, mark: Mapping[str, Any] | None) -> None:
         """Take all files back to a mark, and have the loggers go on from there. Once, before any of them writes.
@@ -91,34 +103,47 @@ class Curves:
             mark: None if the attempt starts from the beginning: nothing of earlier attempts is kept.
         """
         mark = mark or {}
+        self._fetch(mark)
         lost = [*self._cut_events(mark.get("events", {})), *self._cut_tables(mark.get("tables", {}))]
         if lost:
             log.warning("curves have gaps: these files are shorter than at the checkpoint: %s", ", ".join(lost))
         for board in self._boards:
             self._continue(board)
         remember_identities(self._loggers, self._run)
+        if self._mirror:
+            self._mirror.push()
+            self._mirror.start()
+
+    def _fetch(self, mark: Mapping[str, Any]) -> None:
+        """Bring here what the mark counts, if it lies elsewhere: run directories may be moved to other storage."""
+        there, here = mark.get("folder", ""), self._mirror.prefix if self._mirror else ""
+        names = [name for part in ("events", "tables") for name in mark.get(part, {}) if not Path(name).is_absolute()]
+        if there != here:
+            fetch(self._run.storage, there, names, Path(self._root))
 
     def _cut_events(self, sizes: Mapping[str, int]) -> Iterator[str]:
         """Yields the files that are too short.
 
-        Cut in place: the length changes at once or not at all, and a second cut does no harm. Files that the mark does
-        not know are emptied rather than deleted: a running TensorBoard that reads one would never get past it.
+        All are replaced, those of the right length too: an attempt before this one may write on. The length changes at
+        once or not at all, and a second cut does no harm. Files that the mark does not know are emptied rather than
+        deleted: a running TensorBoard that reads one would never get past it. (It reads by name, from where it had come
+        to, and none of these files grows any more.)
         """
         files = self._event_files()
         for key in sorted({*files, *sizes}):
             size, wanted = files[key].stat().st_size if key in files else 0, sizes.get(key, 0)
             if size < wanted:
                 yield key
-            elif size > wanted:
-                os.truncate(files[key], wanted)
+            if key in files:
+                _keep(files[key], min(size, wanted))
 
     def _cut_tables(self, known: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         """Yields the files that are too short."""
         for table in self._tables:
             path = _absolute(table.log_dir) / ExperimentWriter.NAME_METRICS_FILE
             wanted = known.get(self._key(path), {"rows": 0, "columns": []})
-            rows = _cut_table(path, wanted["rows"], wanted["columns"])
-            if rows < wanted["rows"]:
+            rows = _first_rows(path, wanted["rows"])
+            if len(rows) < wanted["rows"]:
                 yield self._key(path)
             table._experiment = _Table(path, rows, wanted["columns"])
 
@@ -139,7 +164,6 @@ class Curves:
             board._kwargs["filename_suffix"] = board._kwargs.get("filename_suffix", "") + self._suffix(board)
         if said:
             _say_once(board, said)
-        _check_first(board, self._check)
         _await_later_name(files)
 
     def _event_files(self) -> dict[str, Path]:
@@ -168,63 +192,97 @@ class Curves:
 
 
 class _Table(ExperimentWriter):
-    """Appends to a metrics.csv that is there; Lightning's deletes it."""
+    """A metrics.csv of its own, in place of the one that is there. Lightning's deletes that, and writes by name."""
 
-    def __init__(self, path: Path, rows: int, columns: Sequence[str]) -> None:
-        """Expects `path` to hold that many rows under these columns, or not to exist if there are none."""
+    def __init__(self, path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> None:
+        """Begins with these rows and columns."""
         super().__init__(str(path.parent))
-        self.path, self.rows = path, rows
+        self.path, self.rows = path, len(rows)
         self.metrics_keys = list(columns) if rows else []
-        self._file = _identity(path)
+        self._file = self._renewed(rows)
 
     def save(self) -> None:
-        if _identity(self.path) != self._file:  # a newer attempt has taken it over
-            self.metrics = []
+        if not self.metrics:
             return
-        new = len(self.metrics)
-        super().save()
-        self.rows += new
-        self._file = _identity(self.path)
+        if self._record_new_keys() and self._is_ours():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                self._file = self._renewed(list(csv.DictReader(file)))
+        self._file.write(_as_csv(self.metrics_keys, self.metrics))
+        self.rows += len(self.metrics)
+        self.metrics = []
+
+    def _renewed(self, rows: Sequence[Mapping[str, Any]]) -> "_Held":
+        """All of the file or nothing: Lightning's loses rows to a kill."""
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        file = _Held(beside)
+        header = dict(zip(self.metrics_keys, self.metrics_keys, strict=True))
+        file.write(_as_csv(self.metrics_keys, [header, *rows]) if header else b"")
+        os.fsync(file.descriptor)
+        beside.replace(self.path)
+        sync(self.path.parent)
+        return file
+
+    def _is_ours(self) -> bool:
+        """Not so once another attempt has put its own in this one's place."""
+        try:
+            return os.path.samestat(os.fstat(self._file.descriptor), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _check_log_dir_exists(self) -> None:
-        """It does, and has been cut."""
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """All of the file or nothing: Lightning's loses rows to a kill."""
-        with self.path.open(newline="", encoding="utf-8") as file:
-            _write_table(self.path, fieldnames, csv.DictReader(file))
+        """It does, and what is in it stays."""
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """Of the file that has this name now, as it was last written to; None if there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns  # the number of a file that is gone is given to the next
+class _Held:
+    """A file to append to that stays this one, whatever comes to bear its name. The kernel closes it at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def write(self, data: bytes) -> None:
+        while data:  # a disk that is filling up takes a part, and reports the rest at the next write
+            data = data[os.write(self.descriptor, data) :]
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Left to the end of the process: TensorBoard's writer may close a file twice."""
 
 
-def _cut_table(path: Path, wanted: int, columns: Sequence[str]) -> int:
-    """Keep the first rows and these columns; returns how many rows there are now."""
-    kept: list[dict[str, str]] = []
-    if wanted and path.exists():
-        whole = path.read_bytes()
-        text = whole[: whole.rfind(b"\n") + 1].decode(errors="replace")  # without a row that is torn
-        with suppress(csv.Error):  # nor what no table holds, after a crash of the machine
-            kept += itertools.islice(csv.DictReader(io.StringIO(text, newline="")), wanted)
-    if kept:
-        _write_table(path, columns, kept)
-    else:
-        path.unlink(missing_ok=True)
-    return len(kept)
+def _record_writer(file: Any) -> RecordWriter:
+    """What TensorBoard writes events with. Its own opens the file by name for each write."""
+    name = os.fsdecode(getattr(file, "filename", "://"))  # TensorFlow's files, where it is installed, have none
+    return RecordWriter(file if "://" in name else _Held(Path(name)))
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Iterator[dict[str, str]] | list[dict[str, str]]) -> None:
+def _keep(path: Path, size: int) -> None:
+    """Put the first bytes of a file in its place, as a file of their own."""
+    folder, left = PosixStorage(path.parent), size
+    # Whatever has "tfevents" in its name is read by TensorBoard, so that the copy must not until it is whole.
+    with path.open("rb") as given, folder.writer(".kept") as taken:
+        while chunk := given.read(min(left, _CHUNK)):
+            taken.write(chunk)
+            left -= len(chunk)
+    folder.move(".kept", path.name)
+
+
+def _first_rows(path: Path, wanted: int) -> list[dict[str, str]]:
+    """Of a table; fewer if it does not hold so many."""
+    if not wanted or not path.exists():
+        return []
+    whole = path.read_bytes()
+    text = whole[: whole.rfind(b"\n") + 1].decode(errors="replace")  # without a row that is torn
+    rows: list[dict[str, str]] = []
+    with suppress(csv.Error):  # nor what no table holds, after a crash of the machine
+        rows += itertools.islice(csv.DictReader(io.StringIO(text, newline="")), wanted)
+    return rows
+
+
+def _as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    PosixStorage(path.parent).replace(path.name, text.getvalue().encode())
+    csv.DictWriter(text, fieldnames=columns, extrasaction="ignore").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _events(path: Path) -> Iterator[Event]:
@@ -255,17 +313,6 @@ def _say_once(board: TensorBoardLogger, said: set[tuple[str, float]]) -> None:
     def log_metrics(metrics: Mapping[str, Any], step: int | None = None) -> None:
         new = {name: value for name, value in metrics.items() if step or (prefix + name, _float32(value)) not in said}
         write(new, step)
-
-    board.log_metrics = log_metrics  # type: ignore[method-assign]
-
-
-def _check_first(board: TensorBoardLogger, check: Callable[[], None]) -> None:
-    """Event files are appended to by their names, be it by an attempt that was overtaken."""
-    write: Callable[..., None] = board.log_metrics
-
-    def log_metrics(metrics: Mapping[str, Any], step: int | None = None) -> None:
-        check()
-        write(metrics, step)
 
     board.log_metrics = log_metrics  # type: ignore[method-assign]
 

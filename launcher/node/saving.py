@@ -143,6 +143,7 @@ class Saving:
 
     def close(self) -> None:
         self._writer.close()
+        self.curves.close()
 
     def _settle(self, outcome: Callable[[], Saved | None]) -> None:
         try:

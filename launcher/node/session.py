@@ -67,7 +67,7 @@ class Session(Callback):
         """
         self._compute = compute
         if self._heartbeat:
-            files = Curves(trainer.loggers, self._run, self._heartbeat.check)
+            files = Curves(trainer.loggers, self._run)
             files.rewind(curves)
             self._saving = Saving(self._run, self._place, self._policy, files)
         _own_signals(trainer)

@@ -163,7 +163,7 @@ class TestCurves:
 
         last = Attempt(run, None)
         assert scalars(board_of(run)) == {}
-        assert not table_of(run).exists()
+        assert rows(table_of(run)) == []
         last.log(range(3))
         last.die()
         assert_one_curve(run, range(3))
@@ -198,7 +198,7 @@ class TestCurves:
         second.die()
         Attempt(run, mark)
         assert scalars(board_of(run)) == {}
-        assert not table_of(run).exists()
+        assert rows(table_of(run)) == []
 
     def test_half_written_ends_are_cut(self, make_run: MakeRun) -> None:
         run = make_run()
@@ -232,7 +232,7 @@ class TestCurves:
         run = make_run()
         assert Attempt(run, None).curves.mark() == {
             "events": {},
-            "tables": {"csv/metrics.csv": {"rows": 0, "columns": [], "bytes": 0}},
+            "tables": {"csv/metrics.csv": {"rows": 0, "columns": []}},
         }
         assert not board_of(run).exists()
 
@@ -240,6 +240,60 @@ class TestCurves:
         curves = Curves([], make_run())
         curves.rewind(None)
         curves.rewind(curves.mark())
+
+
+@pytest.mark.usefixtures("fast_clock")
+class TestGhost:
+    """An attempt that was stopped, taken for dead, and goes on when its successor has begun."""
+
+    @pytest.fixture
+    def ghost(self, make_run: MakeRun) -> tuple[Run, Attempt, Any]:
+        run = make_run()
+        ghost = Attempt(run, None)
+        ghost.log(range(5))
+        return run, ghost, ghost.curves.mark()
+
+    @pytest.mark.parametrize("more", [{}, {"new_column": 1.0}])
+    def test_alters_nothing(self, ghost: tuple[Run, Attempt, Any], more: dict[str, float]) -> None:
+        run, first, mark = ghost
+
+        second = Attempt(run, mark)
+        first.log(range(5, 9), offset=100, **more)
+        first.die()
+        second.log(range(5, 7))
+        second.die()
+        first.log(range(9, 12), offset=100, **more)
+        first.die()
+        second.log(range(7, 8))
+        second.die()
+
+        assert_one_curve(run, range(8))
+        Attempt(run, second.curves.mark())
+        assert_one_curve(run, range(8))
+
+    def test_that_has_written_nothing_yet_alters_nothing(self, make_run: MakeRun) -> None:
+        run = make_run()
+        ghost = Attempt(run, None)
+
+        second = Attempt(run, None, TABLE)
+        second.log(range(3))
+        second.die()
+        ghost.log(range(3), offset=100)
+        ghost.loggers[1].save()
+
+        assert [float(row["loss"]) for row in rows(table_of(run))] == [0, 1, 2]
+
+    def test_cannot_touch_what_only_it_has_written(self, ghost: tuple[Run, Attempt, Any]) -> None:
+        """Files that the mark does not know stay empty."""
+        run, first, _ = ghost
+
+        second = Attempt(run, None)
+        first.log(range(5, 9), offset=100)
+        first.die()
+        second.log(range(2))
+        second.die()
+
+        assert_one_curve(run, range(2))
 
 
 @pytest.mark.usefixtures("fast_clock")
