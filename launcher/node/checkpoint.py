@@ -1,17 +1,21 @@
 """Writing and reading Lightning's checkpoint files durably, and committing them to the run."""
 
 import hashlib
-from pathlib import Path
+import os
+import shutil
+import tempfile
 from typing import IO, Any, BinaryIO, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from launcher.address import is_local, split, storage_at
 from launcher.checkpoints import Manifest, newest_attempt, prune, write_manifest
 from launcher.ledger import CheckpointSaved
 from launcher.node.plain import plain
 from launcher.run import Run
-from launcher.storage import PosixStorage
+
+_CHUNK = 1 << 20
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -26,14 +30,24 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self.sha256 = ""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        with PosixStorage(target.parent).writer(target.name) as stream:
+        folder, name = split(path)
+        with storage_at(folder).writer(name) as stream:
             counted = _Checksum(stream)
             torch.save(plain(checkpoint), cast(IO[bytes], counted))
         self.bytes, self.sha256 = counted.bytes, counted.digest.hexdigest()
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: dict[str, Any]
+        if is_local(path):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return loaded
+        folder, name = split(path)
+        # torch.load reads here and there; a stream from an object store is read once, from its beginning.
+        with tempfile.NamedTemporaryFile(dir=os.environ.get("LAUNCHER_SCRATCH")) as copy:
+            with storage_at(folder).open(name) as stream:
+                shutil.copyfileobj(stream, copy, _CHUNK)
+            copy.flush()
+            loaded = torch.load(copy.name, map_location="cpu", weights_only=True)
         return loaded
 
 

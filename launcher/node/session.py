@@ -16,9 +16,11 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from launcher.address import is_local
 from launcher.checkpoints import Manifest, checkpoint_path
 from launcher.errors import LauncherError
 from launcher.ledger import Attempt
+from launcher.mirror import Mirror
 from launcher.node import accumulators, loops
 from launcher.node.buckets import settle_buckets
 from launcher.node.checkpoint import DurableCheckpointIO, commit
@@ -29,7 +31,7 @@ from launcher.node.heartbeat import Heartbeat
 from launcher.node.loaders import Loaders, is_fitting
 from launcher.node.plain import plain
 from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
-from launcher.run import Run
+from launcher.run import Run, files_prefix
 from launcher.spec import JobSpec, seconds
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class Session(Callback):
         """
         self._compute = compute
         if self._place.rank == 0:
-            self._curves = Curves(trainer.loggers, self._run)
+            self._curves = Curves(trainer.loggers, self._run, _mirror(self._run, self._place))
             self._curves.rewind(curves)
         _own_signals(trainer)
         self._loaders = Loaders(self._seed, self._place.rank, lambda: self._between_steps(trainer))
@@ -174,6 +176,11 @@ class Session(Callback):
             self._heartbeat.close()
         if self._curves:
             self._curves.close()
+
+    def store_curves(self) -> None:
+        """Make durable what was logged since the last checkpoint, as by a test. Raises OSError."""
+        if self._curves:
+            self._curves.sync(self._curves.mark())
 
     # -- saving and leaving
 
@@ -301,6 +308,13 @@ class Session(Callback):
     def _steps_are_up(self, step: int) -> bool:
         every = self._policy.every_n_steps
         return every is not None and step // every > self._saved_step // every
+
+
+def _mirror(run: Run, place: Place) -> Mirror | None:
+    """Of what the loggers write, where that is not in the run directory."""
+    if is_local(place.run_dir):
+        return None
+    return Mirror(run.storage, files_prefix(place.attempt), place.files)
 
 
 def _swaps_for_validation(trainer: Trainer) -> bool:

@@ -112,7 +112,7 @@ def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session:
     own = [session, Randomness(spec.seed_everything, place.rank)] if session else []
     callbacks = [*own, *as_list(objects["callbacks"])]
     plugins = [LauncherEnvironment(place), io, *precision.pop("plugins", []), *as_list(objects["plugins"])]
-    logger = build_loggers(given.pop("logger", True), place.run_dir)
+    logger = build_loggers(given.pop("logger", True), place.run_dir, place.files)
     try:
         return Trainer(
             **{"enable_progress_bar": False, **given},
@@ -120,7 +120,7 @@ def build_trainer(spec: JobSpec, place: Place, io: DurableCheckpointIO, session:
             accelerator=place.accelerator,
             devices=place.local_world_size,
             num_nodes=place.nodes,
-            default_root_dir=place.run_dir,
+            default_root_dir=place.files,
             callbacks=callbacks,
             enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
             logger=logger,

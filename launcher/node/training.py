@@ -45,6 +45,7 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
         if _can_test(model, data):
             trainer.test(model, datamodule=data, verbose=False)
         if place.rank == 0:
+            session.store_curves()
             _write_finished(run, place, trainer, session.metrics(trainer))
     finally:
         session.close()

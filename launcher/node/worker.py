@@ -12,8 +12,8 @@ import sys
 import time
 import traceback
 import warnings
-from pathlib import Path
 
+from launcher.address import storage_at
 from launcher.diagnosis import UNWRITABLE
 from launcher.errors import Fenced, LauncherError
 from launcher.kinds import classified
@@ -22,7 +22,6 @@ from launcher.node.start import choose_start
 from launcher.node.stop import StopFlag, Stopped
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.run import Run, failure_path
-from launcher.storage import PosixStorage
 
 log = logging.getLogger("launcher")
 
@@ -36,7 +35,7 @@ def main() -> int:
         die_with_parent(int(parent))
     _log_to_stderr()
     killed_before = oom_kills()
-    run = Run(PosixStorage(Path(place.run_dir)))
+    run = Run(storage_at(place.run_dir))
     try:
         if place.rank == 0:
             choose_start(run, place.attempt)
