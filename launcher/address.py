@@ -47,6 +47,11 @@ def split(address: Address) -> tuple[str, str]:
     return folder, name
 
 
+def here(address: Address) -> Path:
+    """The folder of this machine for what needs one: the run directory itself if it is a path. Pure: see `own`."""
+    return Path(absolute(address)) if is_local(address) else scratch(address)
+
+
 def scratch(address: Address) -> Path:
     """The folder of this machine that belongs to the run at an address: in LAUNCHER_SCRATCH, or else below the
     system's folder for temporary files. It may be lost at any time. Pure: see `own`.

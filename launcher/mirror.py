@@ -4,11 +4,11 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from launcher.storage import PosixStorage, Storage
+from launcher.storage import Entry, PosixStorage, Storage
 
 PERIOD_S = 30.0
 _REST = 10
@@ -74,6 +74,22 @@ class Mirror:
             self.push()
         except OSError as error:
             log.warning("what the loggers wrote is not stored yet: %s", error.strerror or error)
+
+
+def refresh(storage: Storage, prefix: str, folder: Path, seen: Mapping[str, Entry]) -> Mapping[str, Entry]:
+    """Have a folder hold what is stored below a prefix.
+
+    Args:
+        seen: what the call before has returned; nothing at first.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    there = storage.files(prefix)
+    fetch(storage, prefix, [name for name, entry in there.items() if seen.get(name) != entry], folder)
+    for name in seen.keys() - there.keys():
+        (folder / name).unlink(missing_ok=True)
+    return there
 
 
 def fetch(storage: Storage, prefix: str, names: Iterable[str], folder: Path) -> None:

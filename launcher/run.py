@@ -5,16 +5,19 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import launcher
+from launcher.address import Address, absolute, below, here, is_local, storage_at
 from launcher.errors import FormatTooNew, LauncherError, UsageError
 from launcher.ledger import FORMAT, Ledger
-from launcher.storage import PosixStorage, Storage
+from launcher.storage import Storage
 
+_AT_ONCE = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}")
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("id", "name", "target", "spec_file", "spec_text", "workdir"), str),
@@ -41,7 +44,7 @@ class Tree:
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """The snapshot that every attempt of a run imports from: `code/<digest>/` in the run directory."""
+    """The snapshot that every attempt of a run imports from; see `code_home`."""
 
     digest: str
     """Over names, modes and contents of all files."""
@@ -165,8 +168,28 @@ def _known(kind: type[Record | Code | Tree], body: Mapping[str, Any]) -> dict[st
 
 
 def code_folder(code: Code) -> str:
-    """Of the snapshot, relative to the run directory."""
+    """Of the snapshot, relative to the run directory or to the scratch folder."""
     return f"code/{code.digest}"
+
+
+def code_archive(code: Code) -> str:
+    """The snapshot as one file, for storage that nothing can be imported from; relative to the run directory."""
+    return f"code/{code.digest}.tar"
+
+
+def code_home(run_dir: str, code: Code) -> str:
+    """The folder that ranks import from: the snapshot itself, or what it was unpacked to on this machine. Pure."""
+    return f"{here(run_dir)}/{code_folder(code)}"
+
+
+def files_folder(run_dir: str, attempt: int) -> Path:
+    """Where Lightning and the loggers of an attempt write: the run directory, or what stands in for it here. Pure."""
+    return here(run_dir) if is_local(run_dir) else here(run_dir) / files_prefix(attempt)
+
+
+def files_prefix(attempt: int) -> str:
+    """Where such files are stored that had to be written elsewhere."""
+    return f"{attempt_folder(attempt)}/files"
 
 
 def diff_path(code: Code) -> str:
@@ -219,10 +242,10 @@ def new_id(name: str) -> str:
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
 
 
-def create_run(runs_root: Path, record: Record) -> Run:
+def create_run(runs_root: Address, record: Record) -> Run:
     """Raises UsageError if the id is taken or no good as a folder's name, LauncherError if it cannot be written."""
     check_id(record.id)
-    storage = PosixStorage(runs_root / record.id)
+    storage = storage_at(below(runs_root, record.id))
     with writing(storage.root):
         try:
             storage.create("run.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
@@ -249,18 +272,27 @@ def writing(run_dir: str) -> Iterator[None]:
         ) from None
 
 
-def run_ids(runs_root: Path) -> list[str]:
-    """Ids of all runs, the oldest first."""
-    found = []
-    for entry in _entries(runs_root):
+def run_ids(runs_root: Address) -> list[str]:
+    """Ids of all runs, the oldest first.
+
+    Raises:
+        OSError: they cannot be listed.
+    """
+    storage = storage_at(runs_root)
+
+    def age(name: str) -> float | None:
         try:
-            found.append((Path(entry.path, "run.json").stat().st_mtime_ns, entry.name))
-        except OSError:
-            continue
-    return [name for _, name in sorted(found)]
+            return storage.modified(f"{name}/run.json")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    names = storage.list("")
+    with ThreadPoolExecutor(_AT_ONCE) as threads:  # an object store answers each after some hundredths of a second
+        ages = list(threads.map(age, names)) if names else []
+    return [name for _, name in sorted((at, name) for at, name in zip(ages, names, strict=True) if at is not None)]
 
 
-def find_run(runs_root: Path, wanted: str | None) -> Run:
+def find_run(runs_root: Address, wanted: str | None) -> Run:
     """The run with this id, name or unique prefix of an id; without one, the latest.
 
     Raises:
@@ -269,7 +301,7 @@ def find_run(runs_root: Path, wanted: str | None) -> Run:
     """
     ids = run_ids(runs_root)
     if not ids:
-        raise UsageError(f"there are no runs under {runs_root.absolute()} (see --runs-root, LAUNCHER_RUNS)")
+        raise UsageError(f"there are no runs under {absolute(runs_root)} (see --runs-root, LAUNCHER_RUNS)")
     if wanted is None:
         return open_run(runs_root, ids[-1])
     if wanted in ids:
@@ -282,10 +314,10 @@ def find_run(runs_root: Path, wanted: str | None) -> Run:
         return open_run(runs_root, fitting[0])
     if fitting:
         raise UsageError(f"'{wanted}' fits {len(fitting)} runs: {', '.join(fitting[-5:])}")
-    raise UsageError(f"no run '{wanted}' under {runs_root.absolute()}; `launcher list` shows them")
+    raise UsageError(f"no run '{wanted}' under {absolute(runs_root)}; `launcher list` shows them")
 
 
-def _name_of(runs_root: Path, run_id: str) -> str | None:
+def _name_of(runs_root: Address, run_id: str) -> str | None:
     """None if the run cannot be read: it must not hide the others."""
     try:
         return open_run(runs_root, run_id).record.name
@@ -293,13 +325,5 @@ def _name_of(runs_root: Path, run_id: str) -> str | None:
         return None
 
 
-def open_run(runs_root: Path, run_id: str) -> Run:
-    return Run(PosixStorage(runs_root / run_id))
-
-
-def _entries(runs_root: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(runs_root) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return
+def open_run(runs_root: Address, run_id: str) -> Run:
+    return Run(storage_at(below(runs_root, run_id)))

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,6 +61,26 @@ def run(argv: Sequence[str], *, env: Mapping[str, str], given: str) -> tuple[int
         argv, env=dict(env), input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     return done.returncode, done.stdout
+
+
+def run_beside(argv: Sequence[str], meanwhile: Callable[[], None], *, every_s: float) -> int:
+    """Run a program at this terminal, and something else now and then until it ends; it ends with this process.
+
+    Returns:
+        Its exit code.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave by the way of Ctrl-C
+    child = subprocess.Popen(argv)
+    try:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return child.wait(every_s)
+            meanwhile()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        child.terminate()
+        child.wait()
 
 
 def replace_process(argv: Sequence[str]) -> None:

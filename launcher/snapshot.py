@@ -1,4 +1,7 @@
-"""A copy of the user's code in the run directory, stored by content, to import from."""
+"""A copy of the user's code in the run directory, stored by content, to import from.
+
+Where nothing can be imported from, it is one archive there, and whoever starts ranks has it unpacked (`unpack`).
+"""
 
 import hashlib
 import itertools
@@ -6,15 +9,17 @@ import os
 import shutil
 import stat
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from launcher.address import Address, here, is_local, own, storage_at
 from launcher.errors import UsageError
-from launcher.run import Code, Tree, code_folder, diff_path, writing
+from launcher.run import Code, Tree, code_archive, code_folder, diff_path, writing
 from launcher.storage import sync
 from launcher.tree import Source, editable_entries, git, place
 
@@ -67,19 +72,22 @@ class Staged(NamedTuple):
 
 
 @contextmanager
-def staged(sources: Sequence[Source], run_dir: Path, import_path: Sequence[str], workdir: str) -> Iterator[Staged]:
-    """Copy the trees beside where they shall be. What has not been published by the end is removed.
+def staged(sources: Sequence[Source], run_dir: Address, import_path: Sequence[str], workdir: str) -> Iterator[Staged]:
+    """Copy the trees beside where ranks shall import from. What has not been published by the end is removed.
 
     Raises:
         UsageError: a file cannot be read.
         LauncherError: the run directory cannot be written.
     """
-    above = [run_dir / "code", run_dir, *run_dir.parents]
+    home = here(run_dir)
+    above = [home / "code", home, *home.parents]
     made = list(itertools.takewhile(lambda folder: not folder.exists(), above))
-    beside = run_dir / f"code/.{os.uname().nodename}.{os.getpid()}.{time.monotonic_ns()}"
+    beside = home / f"code/.{os.uname().nodename}.{os.getpid()}.{time.monotonic_ns()}"
     tree, diff = beside / "tree", beside / "diff"
     try:
         with writing(str(run_dir)):
+            if not is_local(run_dir):
+                own(home)
             beside.mkdir(parents=True)
             digest = _digest(sources, tree)
             code = describe(sources, digest, import_path, workdir, diff=_write_diff(sources, diff))
@@ -92,14 +100,55 @@ def staged(sources: Sequence[Source], run_dir: Path, import_path: Sequence[str],
                 folder.rmdir()
 
 
-def _publish(code: Code, tree: Path, diff: Path, run_dir: Path) -> None:
-    target = run_dir / code_folder(code)
+def _publish(code: Code, tree: Path, diff: Path, run_dir: Address) -> None:
+    target = here(run_dir) / code_folder(code)
     with writing(str(run_dir)):
-        if code.diff:
-            diff.replace(run_dir / diff_path(code))
+        if is_local(run_dir):
+            if code.diff:
+                diff.replace(Path(run_dir) / diff_path(code))
+        else:
+            storage = storage_at(run_dir)
+            if code.diff:
+                storage.replace(diff_path(code), diff.read_bytes())
+            with storage.writer(code_archive(code)) as stream:
+                _pack(tree, stream)
         if not target.exists():  # else it is the same, left by a launcher that died
             tree.rename(target)
         sync(target.parent)
+
+
+def unpack(run_dir: str, archive: str) -> None:
+    """Have an archived snapshot on this machine, to import from; it may be there already.
+
+    Raises:
+        OSError: it cannot be read, or not be written here.
+        LauncherError: the scratch folder is another user's.
+    """
+    target = own(here(run_dir)) / archive.removesuffix(".tar")
+    if target.exists():
+        return
+    beside = target.with_name(f".{os.uname().nodename}.{os.getpid()}.{time.monotonic_ns()}")
+    beside.mkdir(parents=True)
+    try:
+        with storage_at(run_dir).open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as packed:
+            # All of it as it was packed, by this user's own launcher; the default differs between Pythons.
+            packed.extraction_filter = lambda member, path: member
+            packed.extractall(beside)
+        _sync_all(beside)
+        with suppress(OSError):  # somebody else was faster
+            beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _pack(tree: Path, stream: BinaryIO) -> None:
+    def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        return member
+
+    with tarfile.open(fileobj=stream, mode="w|") as packed:
+        packed.add(tree, ".", filter=anonymous)
 
 
 def _write_diff(sources: Sequence[Source], file: Path) -> bool:

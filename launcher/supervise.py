@@ -24,7 +24,6 @@ from launcher.run import Run, attempt_folder, finished_path, spec_path
 from launcher.spec import JobSpec
 from launcher.status import last_step, living_driver
 
-POLL_S = 0.1
 STOP_GRACE_S = 120.0
 """How long ranks may take to save and leave before they are killed."""
 
@@ -86,7 +85,7 @@ class Supervisor:
             if state.ended:
                 return state.ended
             self._renew_lease()
-            time.sleep(POLL_S)
+            time.sleep(self._run.storage.pause_s)
 
     def step(self) -> None:
         """Do at most one thing for the run.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launcher import shell
+from launcher.address import Address, is_local, split
 from launcher.errors import UsageError
 
 GRACE_S = 1.0
@@ -53,7 +54,7 @@ class Source:
         return {str(parent) for name in self.files for parent in Path(name).parents} | {"."}
 
 
-def survey(folders: Iterable[Path], *, exclude: Sequence[str] = (), max_bytes: int, run_dir: Path) -> list[Source]:
+def survey(folders: Iterable[Path], *, exclude: Sequence[str] = (), max_bytes: int, run_dir: Address) -> list[Source]:
     """Find the files of all trees; reads nothing but their sizes. One that lies in another is listed with that.
 
     Args:
@@ -119,7 +120,7 @@ def editable_entries(path: Iterable[str], finders: Iterable[object]) -> Iterator
 # Which files
 
 
-def _source(root: Path, git: bool, exclude: Sequence[str], max_bytes: int, run_dir: Path) -> Source:
+def _source(root: Path, git: bool, exclude: Sequence[str], max_bytes: int, run_dir: Address) -> Source:
     left_out = _left_out(root, exclude, run_dir)
     if not git:
         return Source(root, "", _measured(root, _walk(root, left_out), max_bytes))
@@ -137,11 +138,12 @@ def _source(root: Path, git: bool, exclude: Sequence[str], max_bytes: int, run_d
     )
 
 
-def _left_out(root: Path, exclude: Sequence[str], run_dir: Path) -> Callable[[str], bool]:
+def _left_out(root: Path, exclude: Sequence[str], run_dir: Address) -> Callable[[str], bool]:
     """Whether a path relative to the root is no code: excluded, a cache, or of a run."""
     patterns = [fnmatch.translate(one.removeprefix("./").rstrip("/")) for one in exclude]
     excluded = re.compile("|".join(patterns)) if patterns else None
-    runs = Path(os.path.realpath(run_dir.parent))
+    runs_root, name_of_run = split(run_dir)
+    runs = Path(os.path.realpath(runs_root)) if is_local(run_dir) else Path("/nowhere")
     inside = f"{runs.relative_to(root)}/" if runs.is_relative_to(root) and runs != root else None
     of_runs: dict[str, bool] = {}
 
@@ -150,7 +152,7 @@ def _left_out(root: Path, exclude: Sequence[str], run_dir: Path) -> Callable[[st
             return True
         first, *rest = parts = name.rstrip("/").split("/")
         if runs == root and first not in of_runs:
-            of_runs[first] = first == run_dir.name or (root / first / "run.json").exists()
+            of_runs[first] = first == name_of_run or (root / first / "run.json").exists()
         if of_runs.get(first) or "__pycache__" in parts:
             return True
         above = itertools.accumulate(rest, "{}/{}".format, initial=first)

@@ -37,6 +37,8 @@ class Plan:
     """The command of every rank."""
     accelerator: str
     """`gpu` or `cpu`."""
+    archive: str | None
+    """The snapshot, relative to the run directory, if it has to be unpacked on each machine before ranks start."""
     ranks: tuple[RankPlan, ...]
 
     def as_json(self) -> dict[str, Any]:

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import shell
+from launcher.address import here, is_local, own
 from launcher.backends import Handle, Plan, RankPlan
 from launcher.diagnosis import attempt_cause
 from launcher.driver import start_ticks, this_machine
 from launcher.elastic import check_size
 from launcher.errors import UsageError
 from launcher.oom import oom_kills, oom_kills_since
+from launcher.output import Shipper
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run, code_folder, failures, log_path, progress_path
-from launcher.snapshot import import_path
+from launcher.run import Record, Run, code_archive, code_home, failures, log_path, progress_path
+from launcher.snapshot import import_path, unpack
 from launcher.spec import JobSpec, Resources
 
 WORKER = (sys.executable, "-m", "launcher.node.worker")
@@ -72,6 +74,7 @@ class LocalBackend:
         self._machine = machine or this_host()
         self._worker = worker
         self._children: dict[int, _Children] = {}
+        self._shipper: Shipper | None = None
 
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
         nodes, cpus = spec.resources.nodes, self._machine.cpus
@@ -109,17 +112,22 @@ class LocalBackend:
             workdir=_workdir(record, run_dir),
             argv=self._worker,
             accelerator="gpu" if gpus else "cpu",
+            archive=code_archive(record.code) if record.code and not is_local(run_dir) else None,
             ranks=tuple(ranks),
         )
 
     def start(self, plan: Plan) -> Handle:
+        if not is_local(plan.run_dir):
+            own(here(plan.run_dir))
+        if plan.archive:
+            unpack(plan.run_dir, plan.archive)
         # The port is the one thing that cannot be planned: it has to be free now.
         shared = {"MASTER_PORT": str(_free_port()), "LAUNCHER_PARENT": str(os.getpid())}
         children = _Children({}, killed_before=oom_kills())
         self._children[plan.attempt] = children
         for rank in plan.ranks:
             env = {**os.environ, **rank.env, **shared}
-            children.ranks[rank.rank] = self._spawn(plan.argv, env, plan.workdir, f"{plan.run_dir}/{rank.log}")
+            children.ranks[rank.rank] = self._spawn(plan.argv, env, plan.workdir, str(here(plan.run_dir) / rank.log))
         pids = {str(rank): [child.pid, child.started] for rank, child in children.ranks.items()}
         return {"machine": this_machine(), "pids": pids}
 
@@ -134,6 +142,9 @@ class LocalBackend:
 
     def poll(self, run: Run, attempt: int, handle: Handle) -> Seen:
         children = self._children.get(attempt)
+        if not is_local(run.storage.root):
+            self._shipper = self._shipper or Shipper(run.storage, here(run.storage.root))
+            self._shipper.ship()
         if children is None:
             return _poll_foreign(handle)
         codes = {rank: child.poll() for rank, child in children.ranks.items()}
@@ -146,6 +157,8 @@ class LocalBackend:
                 children.kill()
             return Seen(Phase.RUNNING)
         children.kill()  # what the ranks may have left behind
+        if self._shipper:
+            self._shipper.ship(now=True)
         progress = run.read_json(progress_path(attempt)) or {}
         cause, reason = attempt_cause(
             ended,
@@ -168,7 +181,7 @@ class LocalBackend:
 
 def _import_path(record: Record, run_dir: str) -> Sequence[str]:
     code = record.code
-    return import_path(code, f"{run_dir}/{code_folder(code)}") if code else record.import_path
+    return import_path(code, code_home(run_dir, code)) if code else record.import_path
 
 
 def _workdir(record: Record, run_dir: str) -> str:
@@ -176,7 +189,7 @@ def _workdir(record: Record, run_dir: str) -> str:
     code = record.code
     if code is None or Path(record.workdir).is_dir():
         return record.workdir
-    return run_dir if code.workdir is None else f"{run_dir}/{code_folder(code)}/{code.workdir}"
+    return str(here(run_dir)) if code.workdir is None else f"{code_home(run_dir, code)}/{code.workdir}"
 
 
 def _poll_foreign(handle: Handle) -> Seen:

@@ -5,15 +5,16 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from launcher.address import absolute
 from launcher.errors import LauncherError, UsageError
 from launcher.run import Run, find_run
 
 
-def runs_root(args: argparse.Namespace) -> Path:
-    return Path(args.runs_root or os.environ.get("LAUNCHER_RUNS") or "runs")
+def runs_root(args: argparse.Namespace) -> str:
+    """A path or the address of an object store's folder; absolute."""
+    return absolute(args.runs_root or os.environ.get("LAUNCHER_RUNS") or "runs")
 
 
 def wanted_run(args: argparse.Namespace) -> Run:

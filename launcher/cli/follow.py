@@ -1,27 +1,26 @@
 """Following a run: rank 0's log as it grows, the ledger's turns, and a progress bar at the bottom."""
 
 import time
-from pathlib import Path
 
 from launcher.cli.terminal import Terminal, bar
 from launcher.ledger import AttemptEnded, AttemptResumes, CheckpointsDropped, RunState
+from launcher.output import parts
 from launcher.run import Run, log_path, progress_path
+from launcher.storage import Storage
 
 _BAR_S = 0.5
 _PLAIN_S = 10.0
 
 
 class LogTail:
-    """New whole lines of a growing file."""
+    """New whole lines of a rank's growing log."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage, self._path, self._offset = storage, path, 0
 
     def lines(self) -> list[str]:
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+            data = b"".join(parts(self._storage, self._path, self._offset))
         except FileNotFoundError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
@@ -44,7 +43,7 @@ class Follower:
         if attempt and attempt.number != self._attempt:
             self._print_log()
             self._attempt = attempt.number
-            self._tail = LogTail(Path(self._run.storage.root) / log_path(attempt.number, self._rank))
+            self._tail = LogTail(self._run.storage, log_path(attempt.number, self._rank))
         self._print_log()
         for record in self._run.ledger.records()[self._seen :]:
             self._print_event(record.event)

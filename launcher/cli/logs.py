@@ -1,19 +1,16 @@
 """logs: what a rank printed, now or as it grows."""
 
 import argparse
-import shutil
 import sys
 import time
-from pathlib import Path
 
 from launcher.cli.common import wanted_run
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal
 from launcher.errors import UsageError
+from launcher.output import parts
 from launcher.run import Run, attempt_folder, log_path
 from launcher.status import living_driver, run_state
-
-_POLL_S = 0.2
 
 
 def logs(args: argparse.Namespace) -> int:
@@ -28,12 +25,12 @@ def logs(args: argparse.Namespace) -> int:
     number = attempts[-1].number if args.attempt is None else args.attempt
     if not 1 <= number <= len(attempts):
         raise UsageError(f"{run.id} has no attempt {number}; the newest is {len(attempts)}")
-    path = Path(run.storage.root) / log_path(number, args.rank)
-    if not path.exists():
+    try:
+        for part in parts(run.storage, log_path(number, args.rank)):
+            sys.stdout.buffer.write(part)
+    except FileNotFoundError:
         there = run.storage.list(f"{attempt_folder(number)}/logs") or ["none"]
-        raise UsageError(f"no log of rank {args.rank} in attempt {number}; there are: {', '.join(there)}")
-    with path.open("rb") as file:
-        shutil.copyfileobj(file, sys.stdout.buffer)
+        raise UsageError(f"no log of rank {args.rank} in attempt {number}; there are: {', '.join(there)}") from None
     return 0
 
 
@@ -47,6 +44,6 @@ def _follow(run: Run, rank: int) -> int:
             if label not in ("running", "queued") and not living_driver(run, state):
                 print(f"{run.id} {label}" + (f": {reason}" if reason else ""))
                 return 0
-            time.sleep(_POLL_S)
+            time.sleep(run.storage.pause_s)
     except KeyboardInterrupt:  # leaves the run alone
         return 0

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from launcher.address import below, here
 from launcher.backends.local import LocalBackend
 from launcher.cadence import FIRST_S, SHARE
 from launcher.checkpoints import rules_in_words
@@ -22,12 +23,12 @@ from launcher.tree import Source, in_words
 def plan(args: argparse.Namespace) -> int:
     spec = load_spec(Path(args.spec), args.overrides)
     record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID")
-    run_dir = runs_root(args).absolute() / record.id
+    run_dir = below(runs_root(args), record.id)
     sources = code_sources(spec, record, run_dir)
     if sources:
         digest = digest_of(sources)
         record = replace(record, code=describe(sources, digest, record.import_path, record.workdir, diff=False))
-    planned = LocalBackend().plan(str(run_dir), record, spec, 1)
+    planned = LocalBackend().plan(run_dir, record, spec, 1)
     if args.json:
         print_json({"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]})
         return 0
@@ -46,11 +47,13 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"  saved       {_when(spec.checkpoint)}")
     terminal.line(f"  kept        {rules_in_words(spec.checkpoint)}")
     terminal.line(f"  retry       {spec.retry.model_dump()}")
+    if planned.archive:
+        terminal.line(f"  unpacks     {planned.run_dir}/{planned.archive}")
     for rank in planned.ranks:
         terminal.line()
         terminal.line(terminal.colour(f"# rank {rank.rank} (node {rank.node}, local rank {rank.local_rank})", "dim"))
         env = " ".join(f"{name}={shlex.quote(value)}" for name, value in rank.env.items())
-        terminal.line(f"env {env} {shlex.join(planned.argv)} >> {shlex.quote(f'{planned.run_dir}/{rank.log}')}")
+        terminal.line(f"env {env} {shlex.join(planned.argv)} >> {shlex.quote(str(here(planned.run_dir) / rank.log))}")
     return 0
 
 

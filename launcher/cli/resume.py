@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from launcher.backends.local import LocalBackend
 from launcher.cli.check import check_spec
@@ -37,7 +36,7 @@ def resume(args: argparse.Namespace) -> int:
         event = replace(event, overrides=tuple(args.overrides), spec=resolved)
     plan = LocalBackend().plan(found.storage.root, found.now, spec, len(state.attempts) + 1)
     if args.code:
-        with staged_code(spec, found.record, Path(found.storage.root)) as staged:
+        with staged_code(spec, found.record, found.storage.root) as staged:
             if not args.no_check:
                 check_spec(spec, plan, staged)
             if staged:

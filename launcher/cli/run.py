@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import shell, snapshot, tree
+from launcher.address import below, here, is_local, own, storage_at
 from launcher.backends.local import LocalBackend
 from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
@@ -20,13 +21,12 @@ from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
 from launcher.ledger import CancelRequested, CheckpointSaved, RunEnded, RunState
-from launcher.run import Record, Run, check_id, create_run, new_id, open_run, run_ids
+from launcher.run import Record, Run, check_id, create_run, new_id, run_ids
 from launcher.spec import JobSpec, load_spec
 from launcher.status import living_driver, status
 from launcher.supervise import Supervisor
 
 _DETACH_S = 30.0
-_POLL_S = 0.1
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
     spec = load_spec(spec_file, args.overrides)
     record = new_record(spec, spec_file, args.overrides, args.name)
     check_id(record.id)  # create_run would say this and the next too, but after the check
-    run_dir = runs_root(args).absolute() / record.id
+    run_dir = below(runs_root(args), record.id)
     if record.id in run_ids(runs_root(args)):
         raise UsageError(f"a run named '{record.id}' exists already: {run_dir}")
     source = _source(args)
-    plan = LocalBackend().plan(str(run_dir), record, spec, 1)
+    plan = LocalBackend().plan(run_dir, record, spec, 1)
     record = replace(record, ranks=len(plan.ranks))
     terminal = terminal_of(args)
     with staged_code(spec, record, run_dir) as staged:
@@ -77,7 +77,7 @@ def cancel(args: argparse.Namespace) -> int:
             elif not state.cancelling:
                 found.ledger.append(CancelRequested(by=who()), after=state.version)
             else:
-                time.sleep(_POLL_S)
+                time.sleep(found.storage.pause_s)
         state = found.ledger.refresh()
     if (end := status(found)["state"]) != "cancelled":
         raise LauncherError(f"{found.id} {end} before it could be cancelled")
@@ -109,7 +109,7 @@ def new_record(spec: JobSpec, spec_file: Path, overrides: list[str], name: str |
     )
 
 
-def code_sources(spec: JobSpec, record: Record, run_dir: Path) -> list[tree.Source]:
+def code_sources(spec: JobSpec, record: Record, run_dir: str) -> list[tree.Source]:
     """The trees that a snapshot would be made of; none if none is wanted.
 
     Raises:
@@ -129,7 +129,7 @@ def code_sources(spec: JobSpec, record: Record, run_dir: Path) -> list[tree.Sour
 
 
 @contextmanager
-def staged_code(spec: JobSpec, record: Record, run_dir: Path) -> Iterator[snapshot.Staged | None]:
+def staged_code(spec: JobSpec, record: Record, run_dir: str) -> Iterator[snapshot.Staged | None]:
     if sources := code_sources(spec, record, run_dir):
         with snapshot.staged(sources, run_dir, record.import_path, record.workdir) as staged:
             yield staged
@@ -137,9 +137,9 @@ def staged_code(spec: JobSpec, record: Record, run_dir: Path) -> Iterator[snapsh
         yield None
 
 
-def drive(run_dir: Path) -> int:
+def drive(run_dir: str) -> int:
     """What a detached process does: the same loop, without a terminal."""
-    found = open_run(run_dir.parent, run_dir.name)
+    found = Run(storage_at(run_dir))
     supervisor = Supervisor(found, JobSpec.model_validate(found.now.spec), LocalBackend())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
@@ -198,17 +198,18 @@ def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
 
 
 def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
-    log = Path(found.storage.root) / "supervisor.log"
-    child = shell.spawn(
-        [sys.executable, "-m", "launcher.cli.drive", found.storage.root], env=os.environ, cwd=Path.cwd(), log=log
-    )
+    address = found.storage.root
+    log = here(address) / "supervisor.log"
+    if not is_local(address):
+        own(log.parent)
+    child = shell.spawn([sys.executable, "-m", "launcher.cli.drive", address], env=os.environ, cwd=Path.cwd(), log=log)
     deadline = time.monotonic() + _DETACH_S
     while time.monotonic() < deadline and child.poll() is None:
         driver = found.ledger.refresh().driver
         if driver and driver.pid == child.pid:
             terminal.line(f"runs in the background; follow it with: launcher logs -f {found.id}")
             return answer(found, args, FINISHED)
-        time.sleep(0.05)
+        time.sleep(found.storage.pause_s / 2)
     if found.ledger.refresh().ended:
         return answer(found, args, FINISHED)
     raise LauncherError(f"{found.id}: the background process did not take over; see {log}")

@@ -2,9 +2,9 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from launcher.address import storage_at
 from launcher.cli.common import damage_named, print_json, runs_root, wanted_run
 from launcher.cli.terminal import Terminal, ago, bar, clock, metrics_text
 from launcher.errors import LauncherError
@@ -21,7 +21,7 @@ def list_runs(args: argparse.Namespace) -> int:
         return 0
     terminal = Terminal()
     if not runs:
-        terminal.line(f"no runs under {root.absolute()}")
+        terminal.line(f"no runs under {root}")
         return 0
     rows = [
         (
@@ -39,15 +39,14 @@ def list_runs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _brief(root: Path, run_id: str) -> dict[str, Any]:
+def _brief(root: str, run_id: str) -> dict[str, Any]:
     """One line of the list; a run that cannot be read must not hide the others."""
-    folder = root / run_id
     try:
         run = open_run(root, run_id)
         with damage_named(run.storage.root):
             return brief(run)
     except LauncherError as error:
-        line = {"run": run_id, "name": run_id, "target": "", "created": (folder / "run.json").stat().st_mtime}
+        line = {"run": run_id, "name": run_id, "target": "", "created": storage_at(root).modified(f"{run_id}/run.json")}
         return {**line, "state": "unknown", "reason": str(error), "step": 0, "epoch": 0, "attempts": 0}
 
 

@@ -8,12 +8,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from launcher.address import is_local
 from launcher.cli.common import print_json, wanted_run
 from launcher.cli.terminal import Terminal, clock
 from launcher.diagnosis import ended, kind_of
 from launcher.errors import UsageError
 from launcher.kinds import Kind
 from launcher.ledger import Attempt
+from launcher.output import end, last_written
 from launcher.policy import Cause
 from launcher.run import Run, attempt_folder, failures, log_path
 from launcher.status import status
@@ -186,7 +188,7 @@ def _answer(run: Run, shown: Mapping[str, Any], attempt: Attempt | None) -> dict
         "rank": rank,
         "host": first["host"] if first else attempt.hosts[0] if len(attempt.hosts) == 1 else None,
         "traceback": first["traceback"] if first else None,
-        "last_lines": _last_lines(Path(run.storage.root) / log) if tells else [],
+        "last_lines": _last_lines(run, log) if tells else [],
         "log": f"{run.storage.root}/{log}",
         "ranks": [_told(record) for record in sorted(records, key=lambda record: int(record["rank"]))],
         "silent": _silent(run, attempt.number) if kind == Kind.HANG else None,
@@ -209,7 +211,7 @@ def _next(run: Run, state: str, attempt: Attempt | None, kind: Kind = Kind.STOPP
         kind = Kind.CANCELLED
     elif attempt is None or run.ledger.refresh().open_attempt:  # the launcher itself was ended
         kind = Kind.STOPPED
-    disk = _disk(Path(run.storage.root)) if kind == Kind.DISK else ""
+    disk = _disk(run.storage.root) if kind == Kind.DISK else ""
     return _ANSWERS[kind].next.format(run=run.id, again=_again(run), disk=disk)
 
 
@@ -219,7 +221,10 @@ def _again(run: Run) -> str:
     return shlex.join(["launcher", "run", run.record.spec_file or "SPEC", *changes])
 
 
-def _disk(folder: Path) -> str:
+def _disk(address: str) -> str:
+    if not is_local(address):
+        return address
+    folder = Path(address)
     mount = next(one for one in (folder, *folder.parents) if one.is_mount() or one == one.parent)
     usage = shutil.disk_usage(folder)
     return f"{mount}, where {usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB are free now"
@@ -244,11 +249,9 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(one[0]) if len(one) == 1 else f"{one[0]}-{one[-1]}" for one in runs)
 
 
-def _last_lines(log: Path) -> list[str]:
+def _last_lines(run: Run, log: str) -> list[str]:
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _READ))
-            return file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+        return end(run.storage, log, _READ).decode(errors="replace").splitlines()[-_LAST_LINES:]
     except OSError:
         return []
 
@@ -256,7 +259,7 @@ def _last_lines(log: Path) -> list[str]:
 def _silent(run: Run, attempt: int) -> dict[str, Any] | None:
     """The rank whose log was not written to for the longest time; None if there is but one."""
     folder = f"{attempt_folder(attempt)}/logs"
-    written = [(Path(run.storage.root, folder, name).stat().st_mtime, name) for name in run.storage.list(folder)]
+    written = [(last_written(run.storage, f"{folder}/{name}"), name) for name in run.storage.list(folder)]
     if len(written) < 2:
         return None
     at, name = min(written)

@@ -1,14 +1,17 @@
 """Lightning's checkpoint files: written as plain values, durably, with a checksum; and read."""
 
-from pathlib import Path
+import os
+import shutil
+import tempfile
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from launcher.address import is_local, split, storage_at
 from launcher.checkpoints import Checksum
 from launcher.node.plain import plain
-from launcher.storage import PosixStorage, Storage
+from launcher.storage import Storage
 
 _CHUNK = 1 << 20
 
@@ -70,9 +73,19 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        write(PosixStorage(target.parent), target.name, plain(checkpoint))
+        folder, name = split(path)
+        write(storage_at(folder), name, plain(checkpoint))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: dict[str, Any]
+        if is_local(path):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return loaded
+        folder, name = split(path)
+        # torch.load reads here and there; a stream from an object store is read once, from its beginning.
+        with tempfile.NamedTemporaryFile(dir=os.environ.get("LAUNCHER_SCRATCH")) as copy:
+            with storage_at(folder).open(name) as stream:
+                shutil.copyfileobj(stream, copy, _CHUNK)
+            copy.flush()
+            loaded = torch.load(copy.name, map_location="cpu", weights_only=True)
         return loaded

@@ -5,7 +5,10 @@ import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from launcher.run import files_folder
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -24,6 +27,11 @@ class Place:
     accelerator: Literal["gpu", "cpu"]
     main_address: str
     main_port: int
+
+    @property
+    def files(self) -> Path:
+        """Where Lightning and the loggers write."""
+        return files_folder(self.run_dir, self.attempt)
 
     @property
     def nodes(self) -> int:

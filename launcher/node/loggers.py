@@ -10,10 +10,10 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from launcher.address import storage_at
 from launcher.errors import UsageError
 from launcher.node.instantiate import instantiate
 from launcher.run import Run
-from launcher.storage import PosixStorage
 
 TENSORBOARD = "tensorboard"
 CSV = "csv"
@@ -27,12 +27,13 @@ def identity(run: Run) -> str:
     return f"{run.id}-{digest[:8]}"
 
 
-def build_loggers(described: Any, run_dir: str) -> list[Logger] | bool:
+def build_loggers(described: Any, run_dir: str, folder: Path | None = None) -> list[Logger] | bool:
     """Make the loggers of a spec: TensorBoard unless it says otherwise, each in one place for all attempts.
 
     Args:
         described: trainer.logger of the resolved spec.
-        run_dir: where files go unless init_args say otherwise; need not hold a run, when a spec is only checked.
+        run_dir: of the run; need not hold one, when a spec is only checked.
+        folder: where files go unless init_args say otherwise; None: the run directory.
 
     Raises:
         CannotInstantiate: a logger of the spec cannot be made.
@@ -47,7 +48,7 @@ def build_loggers(described: Any, run_dir: str) -> list[Logger] | bool:
         key = "trainer.logger" if len(many) == 1 else f"trainer.logger.{index}"
         kinds = _kinds(one["class_path"])
         seen.update(kinds)
-        more = _defaults(one.get("init_args", {}), kinds, seen, index, run_dir, run)
+        more = _defaults(one.get("init_args", {}), kinds, seen, index, str(folder or run_dir), run)
         logger = instantiate(one, key, **more)
         if isinstance(logger, TensorBoardLogger | CSVLogger) and logger._version is None:
             logger._version = identity(run) if run else ""  # Lightning would count up, and start a new curve
@@ -74,7 +75,7 @@ def remember_identities(loggers: Sequence[Logger], run: Run) -> None:
 
 def _run_in(run_dir: str) -> Run | None:
     try:
-        return Run(PosixStorage(Path(run_dir)))
+        return Run(storage_at(run_dir))
     except UsageError:
         return None
 
@@ -93,19 +94,19 @@ def _names(cls: Any) -> set[str]:
 
 
 def _defaults(
-    given: Mapping[str, Any], kinds: set[str], seen: Counter[str], index: int, run_dir: str, run: Run | None
+    given: Mapping[str, Any], kinds: set[str], seen: Counter[str], index: int, folder: str, run: Run | None
 ) -> dict[str, Any]:
     """Arguments of a logger that hold where init_args say nothing."""
-    for kind, folder in (("TensorBoardLogger", TENSORBOARD), ("CSVLogger", CSV)):
+    for kind, name in (("TensorBoardLogger", TENSORBOARD), ("CSVLogger", CSV)):
         if kind in kinds and "save_dir" in given:
             return {}
         if kind in kinds:
             first = seen[kind] == 1
-            return {"save_dir": f"{run_dir}/{folder}", "name": "" if first else str(seen[kind]), "version": ""}
+            return {"save_dir": f"{folder}/{name}", "name": "" if first else str(seen[kind]), "version": ""}
     if "WandbLogger" in kinds:
         known = {"version", "experiment"} & given.keys() or "WANDB_RUN_ID" in os.environ
-        return {"save_dir": run_dir, **({} if known or not run else {"id": identity(run)})}
+        return {"save_dir": folder, **({} if known or not run else {"id": identity(run)})}
     if "MLFlowLogger" in kinds:
         ids = run.read_json(IDENTITIES) or {} if run else {}
-        return {"save_dir": f"{run_dir}/mlruns", **({"run_id": ids[str(index)]} if str(index) in ids else {})}
-    return {"save_dir": run_dir}
+        return {"save_dir": f"{folder}/mlruns", **({"run_id": ids[str(index)]} if str(index) in ids else {})}
+    return {"save_dir": folder}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from launcher.errors import LauncherError, UsageError
 from launcher.ledger import Attempt
 from launcher.node.environment import Place
-from launcher.run import Code, Run, code_folder, environment_path
+from launcher.run import Code, Run, code_home, environment_path
 
 _NAMED = 10
 """So many differences are named, then they are counted."""
@@ -41,7 +41,7 @@ def check_provenance(run: Run, place: Place, drift: Literal["warn", "fail"]) -> 
         Drift: another version than in the attempt before, with drift "fail".
     """
     if code := run.now.code:
-        check_modules(code, f"{run.storage.root}/{code_folder(code)}", run.record.workdir)
+        check_modules(code, code_home(place.run_dir, code), run.record.workdir)
     if place.rank == 0:
         _check_versions(run, place.attempt, versions(), drift)
 

@@ -15,8 +15,10 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from launcher.address import is_local
 from launcher.errors import LauncherError
 from launcher.ledger import Attempt
+from launcher.mirror import Mirror
 from launcher.node import accumulators, elastic, loops
 from launcher.node.buckets import settle_buckets
 from launcher.node.curves import Curves
@@ -28,7 +30,7 @@ from launcher.node.loaders import Loaders, is_fitting
 from launcher.node.plain import plain
 from launcher.node.saving import Saving
 from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
-from launcher.run import Run
+from launcher.run import Run, files_prefix
 from launcher.spec import JobSpec
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Session(Callback):
         """
         self._compute = compute
         if self._heartbeat:
-            files = Curves(trainer.loggers, self._run)
+            files = Curves(trainer.loggers, self._run, _mirror(self._run, self._place))
             files.rewind(curves)
             self._saving = Saving(self._run, self._place, self._policy, files)
         _own_signals(trainer)
@@ -180,6 +182,11 @@ class Session(Callback):
             self._saving.close()
         if self._heartbeat:
             self._heartbeat.close()
+
+    def store_curves(self) -> None:
+        """Make durable what was logged since the last checkpoint, as by a test. Raises OSError."""
+        if self._saving:
+            self._saving.curves.sync(self._saving.curves.mark())
 
     # -- saving and leaving
 
@@ -310,6 +317,13 @@ class Session(Callback):
     def _steps_are_up(self, step: int) -> bool:
         every = self._policy.every_n_steps
         return every is not None and step // every > self._saved_step // every
+
+
+def _mirror(run: Run, place: Place) -> Mirror | None:
+    """Of what the loggers write, where that is not in the run directory."""
+    if is_local(place.run_dir):
+        return None
+    return Mirror(run.storage, files_prefix(place.attempt), place.files)
 
 
 def _swaps_for_validation(trainer: Trainer) -> bool:

@@ -11,7 +11,6 @@ from launcher.run import Run
 
 WAIT_S = 600.0
 """Rank 0 reads the whole checkpoint before it speaks: 600 s are 300 GB at 500 MB/s."""
-_POLL_S = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -63,5 +62,5 @@ def await_start(run: Run, number: int) -> Attempt:
         attempt = next((one for one in state.attempts if one.number == number), None)
         if attempt and attempt.first_step is not None:
             return attempt
-        time.sleep(_POLL_S)
+        time.sleep(run.storage.pause_s)
     raise LauncherError(f"rank 0 of attempt {number} did not say within {WAIT_S:g} s where to begin; see its log")

@@ -119,7 +119,7 @@ def build_trainer(spec: JobSpec, place: Place, own: Sequence[Callback] = ()) -> 
         *precision.pop("plugins", []),
         *as_list(objects["plugins"]),
     ]
-    logger = build_loggers(given.pop("logger", True), place.run_dir)
+    logger = build_loggers(given.pop("logger", True), place.run_dir, place.files)
     try:
         return Trainer(
             **{"enable_progress_bar": False, **given},
@@ -127,7 +127,7 @@ def build_trainer(spec: JobSpec, place: Place, own: Sequence[Callback] = ()) -> 
             accelerator=place.accelerator,
             devices=place.local_world_size,
             num_nodes=place.nodes,
-            default_root_dir=place.run_dir,
+            default_root_dir=place.files,
             callbacks=callbacks,
             enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
             logger=logger,

@@ -57,6 +57,7 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
             trainer.test(model, datamodule=data, verbose=False)
         session.drain(trainer)
         if place.rank == 0:
+            session.store_curves()
             _write_finished(run, place, trainer, session.metrics(trainer))
     finally:
         session.close()

@@ -13,8 +13,8 @@ import time
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+from launcher.address import storage_at
 from launcher.diagnosis import UNWRITABLE
 from launcher.errors import Fenced, LauncherError
 from launcher.kinds import classified
@@ -23,7 +23,6 @@ from launcher.node.start import choose_start
 from launcher.node.stop import StopFlag, Stopped
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.run import Run, failure_path
-from launcher.storage import PosixStorage
 
 log = logging.getLogger("launcher")
 
@@ -37,7 +36,7 @@ def main() -> int:
         die_with_parent(int(parent))
     _log_to_stderr()
     killed_before = oom_kills()
-    run = Run(PosixStorage(Path(place.run_dir)))
+    run = Run(storage_at(place.run_dir))
     try:
         with ThreadPoolExecutor(1) as beside:  # reading a large checkpoint takes as long as importing torch
             chosen = beside.submit(choose_start, run, place.attempt) if place.rank == 0 else None
