@@ -1,4 +1,4 @@
-"""Lightning's checkpoint files: written as plain values, durably, with a checksum; and read."""
+"""Checkpoint files as torch.save writes them: durably, with a checksum; and read. Torch alone, no Lightning."""
 
 import os
 import shutil
@@ -6,11 +6,9 @@ import tempfile
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 
 from launcher.address import is_local, split, storage_at
 from launcher.checkpoints import Checksum
-from launcher.node.plain import plain
 from launcher.storage import Storage
 
 _CHUNK = 1 << 20
@@ -38,6 +36,24 @@ def write(storage: Storage, path: str, checkpoint: Any) -> Written:
     return Written(counted.bytes, counted.checksum.text)
 
 
+def load(address: str) -> Any:
+    """The plain values and tensors of a file, on the CPU.
+
+    Raises:
+        OSError: it cannot be read.
+        UnpicklingError, RuntimeError: it is no checkpoint.
+    """
+    if is_local(address):
+        return torch.load(address, map_location="cpu", weights_only=True)
+    folder, name = split(address)
+    # torch.load reads here and there; a stream from an object store is read once, from its beginning.
+    with tempfile.NamedTemporaryFile(dir=os.environ.get("LAUNCHER_SCRATCH")) as copy:
+        with storage_at(folder).open(name) as stream:
+            shutil.copyfileobj(stream, copy, _CHUNK)
+        copy.flush()
+        return torch.load(copy.name, map_location="cpu", weights_only=True)
+
+
 class _Counted:
     """The part of a file that torch.save writes to."""
 
@@ -63,29 +79,3 @@ class _Counted:
 
     def flush(self) -> None:
         self._stream.flush()
-
-
-class DurableCheckpointIO(TorchCheckpointIO):
-    """What Lightning and the user's own code save and load with; the launcher's checkpoints go through `Writer`.
-
-    (Lightning's own goes through TMPDIR, which on a cluster is another filesystem: the final move is a copy
-    that a kill tears.)
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        folder, name = split(path)
-        write(storage_at(folder), name, plain(checkpoint))
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        loaded: dict[str, Any]
-        if is_local(path):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            return loaded
-        folder, name = split(path)
-        # torch.load reads here and there; a stream from an object store is read once, from its beginning.
-        with tempfile.NamedTemporaryFile(dir=os.environ.get("LAUNCHER_SCRATCH")) as copy:
-            with storage_at(folder).open(name) as stream:
-                shutil.copyfileobj(stream, copy, _CHUNK)
-            copy.flush()
-            loaded = torch.load(copy.name, map_location="cpu", weights_only=True)
-        return loaded

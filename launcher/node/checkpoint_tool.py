@@ -16,7 +16,9 @@ from typing import IO, Any, cast
 
 import torch
 
+from launcher.address import below
 from launcher.errors import LauncherError, UsageError
+from launcher.node.checkpoint import load
 from launcher.node.weights import alone, compare, weights_in
 from launcher.storage import PosixStorage
 
@@ -71,8 +73,7 @@ def _diff(a: tuple[str, str], b: tuple[str, str]) -> dict[str, Any]:
 
 def _load(root: str, path: str) -> Any:
     try:
-        with PosixStorage(Path(root)).open(path) as stream:
-            return torch.load(stream, map_location="cpu", weights_only=True)
+        return load(below(root, path))
     except OSError as error:
         raise UsageError(f"{root}/{path}: cannot be read ({error.strerror})") from None
     except (RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:

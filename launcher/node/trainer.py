@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 
-from launcher.node.checkpoint import DurableCheckpointIO
+from launcher.node.checkpoint_io import DurableCheckpointIO
 from launcher.node.environment import Place
 from launcher.node.instantiate import CannotInstantiate, instantiate
 from launcher.node.loggers import as_list, build_loggers

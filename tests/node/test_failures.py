@@ -30,7 +30,7 @@ from launcher.errors import FormatTooNew, LauncherError, UsageError
 from launcher.kinds import Kind, classified, failure_kind
 from launcher.ledger import ResumeRequested
 from launcher.node import worker
-from launcher.node.checkpoint import DurableCheckpointIO
+from launcher.node.checkpoint_io import DurableCheckpointIO
 from launcher.node.environment import Place
 from launcher.node.instantiate import instantiate
 from launcher.policy import Cause
