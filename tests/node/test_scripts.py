@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from killed import SHARED_MEMORY, Attempts, State
 
+from launcher.checkpoints import in_order
 from launcher.ledger import Attempt, CheckpointSaved, Record, RunState
 from launcher.policy import Cause
 
@@ -110,3 +112,33 @@ def test_overhead_hands_the_token_over(tmp_path: Path) -> None:
         clock.on_train_end(rank, None)
 
     assert all(len(json.loads((tmp_path / f"{side}.json").read_text())) == 1 for side in script.SIDES)
+
+
+def test_torn_finds_nothing_torn_by_the_launcher(capsys: pytest.CaptureFixture[str]) -> None:
+    if "CI" not in os.environ and (os.geteuid() != 0 or not os.access(SHARED_MEMORY, os.W_OK)):
+        pytest.skip(f"takes {SHARED_MEMORY}, and root to mount a small filesystem; in CI this fails")
+    script = load("torn")
+
+    assert script.main(trials=2, size=8, other=SHARED_MEMORY) == 0
+    rows = {line[:30].strip(): line[30:].split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["launcher"] == ["went", "on,", "saved", "again,", "kept", "the", "checkpoint", "before"]
+    assert "lost" in rows["torch.save"]
+    assert "kept" in rows["Lightning, TMPDIR beside it"]
+
+
+def test_torn_spreads_its_kills_over_the_save_and_somewhat_beyond() -> None:
+    assert load("torn").instants(trials=2, took_s=10.0) == [pytest.approx(2.75), pytest.approx(8.25)]
+
+
+def test_torn_counts_a_committed_checkpoint_that_was_spoilt(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path, State(1))
+    attempts.save()
+    assert attempts.begin() == []
+    attempts.save()
+    newest = in_order(attempts.run.ledger.refresh())[-1]
+    with Path(attempts.run.storage.root, newest.path).open("r+b") as file:
+        file.truncate(1000)
+
+    found = attempts.begin()
+    assert any("though checkpoints/step-00000002-a002/checkpoint.ckpt is the newest" in problem for problem in found)
+    assert "checkpoints/step-00000002-a002/checkpoint.ckpt holds step None" in found
