@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import torch
@@ -12,6 +13,8 @@ from launcher.checkpoints import Checksum
 from launcher.storage import Storage
 
 _CHUNK = 1 << 20
+_WRITE_BACK = 8 << 20
+"""So many bytes are given to the disk at once."""
 
 
 class Written(NamedTuple):
@@ -62,6 +65,7 @@ class _Counted:
         self.checksum = Checksum()
         self.bytes = 0
         self.error: OSError | None = None
+        self._given_back = 0
 
     def write(self, data: Any) -> int:
         """A tensor comes in one piece: by parts, that are still in the cache when they are written."""
@@ -74,8 +78,20 @@ class _Counted:
             except OSError as error:
                 self.error = error
                 raise
-        self.bytes += len(view)
+            self.bytes += len(part)
+            if self.bytes - self._given_back >= _WRITE_BACK:
+                self._write_back()
         return len(view)
+
+    def _write_back(self) -> None:
+        """Have the system begin to write what it would keep until the final sync: the disk works while sums are made.
+
+        (Dirty pages are not dropped by this advice, only written; a stream that is no file has nothing to advise.)
+        """
+        with suppress(OSError, AttributeError):
+            size = self.bytes - self._given_back
+            os.posix_fadvise(self._stream.fileno(), self._given_back, size, os.POSIX_FADV_DONTNEED)
+        self._given_back = self.bytes
 
     def flush(self) -> None:
         self._stream.flush()

@@ -146,10 +146,10 @@ class Attempts:
 
 
 def leftovers(run: Run) -> list[str]:
-    """What lies in the run directory that no reader would look for."""
+    """What lies among the checkpoints though it does not count, half-written files included."""
     counting = {saved.path.removesuffix(f"/{FILE}") for saved in run.ledger.refresh().checkpoints}
     folders = {f"{FOLDER}/{name}" for name in run.storage.list(FOLDER)}
-    hidden = [str(path.relative_to(run.storage.root)) for path in Path(run.storage.root).rglob(".*")]
+    hidden = [str(path.relative_to(run.storage.root)) for path in Path(run.storage.root, FOLDER).rglob(".*")]
     return sorted(folders - counting) + hidden
 
 

@@ -1,8 +1,13 @@
 """The scripts that measure: that they judge rightly, and that a small piece of each runs."""
 
 import json
+import logging
 import os
+import re
 import sys
+import threading
+import time
+import warnings
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -10,7 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from killed import SHARED_MEMORY, Attempts, State
 
+from launcher.checkpoints import in_order
 from launcher.ledger import Attempt, CheckpointSaved, Record, RunState
 from launcher.policy import Cause
 
@@ -110,3 +118,95 @@ def test_overhead_hands_the_token_over(tmp_path: Path) -> None:
         clock.on_train_end(rank, None)
 
     assert all(len(json.loads((tmp_path / f"{side}.json").read_text())) == 1 for side in script.SIDES)
+
+
+def test_torn_finds_nothing_torn_by_the_launcher(capsys: pytest.CaptureFixture[str]) -> None:
+    if "CI" not in os.environ and (os.geteuid() != 0 or not os.access(SHARED_MEMORY, os.W_OK)):
+        pytest.skip(f"takes {SHARED_MEMORY}, and root to mount a small filesystem; in CI this fails")
+    script = load("torn")
+
+    assert script.main(trials=2, size=8, other=SHARED_MEMORY) == 0
+    rows = {line[:30].strip(): line[30:].split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["launcher"] == ["went", "on,", "saved", "again,", "kept", "the", "checkpoint", "before"]
+    assert "lost" in rows["torch.save"]
+    assert "kept" in rows["Lightning, TMPDIR beside it"]
+
+
+def test_torn_spreads_its_kills_over_the_save_and_somewhat_beyond() -> None:
+    took_s = iter([10.0, 9.0, 50.0, 20.0])
+    found = list(load("torn").instants(5, lambda: next(took_s)))
+
+    assert found == [pytest.approx(at) for at in (1.1, 3.3, 5.5, 7.7, 19.8)]
+
+
+def test_torn_counts_a_committed_checkpoint_that_was_spoilt(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path, State(1))
+    attempts.save()
+    assert attempts.begin() == []
+    attempts.save()
+    newest = in_order(attempts.run.ledger.refresh())[-1]
+    with Path(attempts.run.storage.root, newest.path).open("r+b") as file:
+        file.truncate(1000)
+
+    found = attempts.begin()
+    assert any("though checkpoints/step-00000002-a002/checkpoint.ckpt is the newest" in problem for problem in found)
+    assert "checkpoints/step-00000002-a002/checkpoint.ckpt holds step None" in found
+
+
+def test_checkpoint_measures_each_method_and_the_floors(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load("bench/checkpoint")
+    monkeypatch.setattr(script.writer, "prune", script.prune)  # which the script replaces
+    measured = script.peak_memory  # starts a process for each
+    monkeypatch.setattr(script, "peak_memory", lambda name, size: measured(name, size) if name == "launcher" else 0.0)
+    threads, disabled = torch.get_num_threads(), logging.root.manager.disable
+    with warnings.catch_warnings():
+        script.main([4], rounds=1)
+    torch.set_num_threads(threads)
+    logging.disable(disabled)
+
+    said = capsys.readouterr().out
+    assert {line[4:32].strip() for line in said.splitlines()} > script.METHODS.keys(), said
+    assert said.count("goal") == len(("stall", "total", "durable", "memory")) + 4
+    assert re.search(r"memory at its peak, to the state: (0\.9|1\.[0-3])\d x", said), said
+
+
+def test_checkpoint_meets_a_goal_by_the_median(capsys: pytest.CaptureFixture[str]) -> None:
+    script = load("bench/checkpoint")
+
+    assert script.ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+    assert script.verdict("stall", "it", [1.0, 1.5, 9.0])
+    assert not script.verdict("stall", "it", [1.0, 2.5, 2.5])
+    assert "MISSED it: 2.50 x (middle half 1.00 - 2.50), goal 2 x" in capsys.readouterr().out
+
+
+def test_checkpoint_counts_steps_that_a_save_slows_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load("bench/checkpoint")
+    monkeypatch.setattr(script, "use_memory", lambda size: None)
+    slow = threading.Event()
+
+    class Stepping:
+        bytes = 0
+
+        def step(self) -> float:
+            seconds = 0.2 if slow.is_set() else 0.1
+            time.sleep(0.01)
+            return seconds
+
+        def state(self) -> dict[str, Any]:
+            return {}
+
+    class Saving:
+        def save(self, state: dict[str, Any]) -> None:
+            slow.set()
+
+        def wait(self) -> float:
+            time.sleep(0.1)
+            slow.clear()
+            return time.perf_counter()
+
+    cost = script.measure(Stepping(), Saving(), tmp_path)
+    assert cost.stall < 0.5
+    assert 3.0 < cost.total < 12.0  # some ten steps took twice their time
+    assert cost.durable_s >= 0.1

@@ -284,16 +284,16 @@ def test_a_checkpoint_is_loaded_without_the_launcher(trained: Run) -> None:
 
 def test_plain_lightning_goes_on_from_a_checkpoint(trained: Run, tmp_path: Path) -> None:
     saved, _ = newest_whole(trained, None)
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and the like
+        trainer = Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         path = f"{trained.storage.root}/{saved.path}"
         trainer.fit(Full(), datamodule=NoisyData(92), ckpt_path=path, weights_only=True)
 
