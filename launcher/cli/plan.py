@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launcher.address import below, here
+from launcher.address import below, here, is_local
 from launcher.backends.local import LocalBackend
 from launcher.cli.common import print_json, runs_root
 from launcher.cli.run import code_sources, new_record
@@ -40,7 +40,7 @@ def plan(args: argparse.Namespace) -> int:
         terminal.line(f"  code        {source.root}: {len(source.files)} files, {in_words(source.size)}")
     terminal.line(f"  checkpoint  {spec.checkpoint.model_dump(exclude_none=True)}")
     terminal.line(f"  retry       {spec.retry.model_dump()}")
-    if planned.archive:
+    if planned.archive and not is_local(run_dir):
         terminal.line(f"  unpacks     {planned.run_dir}/{planned.archive}")
     for rank in planned.ranks:
         terminal.line()
