@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 
 from launcher.address import Address, here, is_local, own, storage_at
 from launcher.errors import UsageError
+from launcher.mirror import fetch
 from launcher.run import Code, Tree, code_archive, code_folder, diff_path, writing
 from launcher.storage import sync
 from launcher.tree import Source, editable_entries, git, place
@@ -118,22 +119,31 @@ def _publish(code: Code, tree: Path, diff: Path, run_dir: Address) -> None:
 
 
 def unpack(run_dir: str, archive: str) -> None:
-    """Have an archived snapshot on this machine, to import from; it may be there already.
+    """Have the snapshot on this machine as a folder, to import from; it may be there already.
+
+    A run directory that was copied from elsewhere may hold it in the form that is not usual where it is now.
 
     Raises:
         OSError: it cannot be read, or not be written here.
         LauncherError: the scratch folder is another user's.
     """
-    target = own(here(run_dir)) / archive.removesuffix(".tar")
+    folder = archive.removesuffix(".tar")
+    target = here(run_dir) / folder
     if target.exists():
         return
+    if not is_local(run_dir):
+        own(here(run_dir))
     beside = target.with_name(f".{os.uname().nodename}.{os.getpid()}.{time.monotonic_ns()}")
     beside.mkdir(parents=True)
     try:
-        with storage_at(run_dir).open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as packed:
-            # All of it as it was packed, by this user's own launcher; the default differs between Pythons.
-            packed.extraction_filter = lambda member, path: member
-            packed.extractall(beside)
+        storage = storage_at(run_dir)
+        if copied := storage.files(folder):
+            fetch(storage, folder, copied, beside)
+        else:
+            with storage.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as packed:
+                # All of it as it was packed, by this user's own launcher; the default differs between Pythons.
+                packed.extraction_filter = lambda member, path: member
+                packed.extractall(beside)
         _sync_all(beside)
         with suppress(OSError):  # somebody else was faster
             beside.rename(target)

@@ -112,7 +112,7 @@ class LocalBackend:
             workdir=_workdir(record, run_dir),
             argv=self._worker,
             accelerator="gpu" if gpus else "cpu",
-            archive=code_archive(record.code) if record.code and not is_local(run_dir) else None,
+            archive=code_archive(record.code) if record.code else None,
             ranks=tuple(ranks),
         )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launcher.address import below, here
+from launcher.address import below, here, is_local
 from launcher.backends.local import LocalBackend
 from launcher.cadence import FIRST_S, SHARE
 from launcher.checkpoints import rules_in_words
@@ -47,7 +47,7 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"  saved       {_when(spec.checkpoint)}")
     terminal.line(f"  kept        {rules_in_words(spec.checkpoint)}")
     terminal.line(f"  retry       {spec.retry.model_dump()}")
-    if planned.archive:
+    if planned.archive and not is_local(run_dir):
         terminal.line(f"  unpacks     {planned.run_dir}/{planned.archive}")
     for rank in planned.ranks:
         terminal.line()
