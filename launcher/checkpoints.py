@@ -18,7 +18,7 @@ from typing import Any
 from launcher.errors import Fenced, UsageError
 from launcher.ledger import FORMAT, CheckpointSaved, CheckpointsDropped, RunState
 from launcher.run import Run
-from launcher.storage import Storage
+from launcher.storage import Storage, Unreachable
 
 FOLDER = "checkpoints"
 FILE = "checkpoint.ckpt"
@@ -61,6 +61,8 @@ def read_manifest(storage: Storage, path: str) -> Manifest:
     try:
         body: dict[str, Any] = json.loads(storage.read(_manifest_path(path)))
         return Manifest(**body)
+    except Unreachable:  # that says nothing about the checkpoint
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise BadCheckpoint(f"no readable manifest.json ({error})") from None
 
@@ -78,6 +80,8 @@ def verify(storage: Storage, path: str) -> Manifest:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
+    except Unreachable:
+        raise
     except OSError as error:
         raise BadCheckpoint(f"cannot be read ({error.strerror})") from None
     if size != manifest.bytes:

@@ -14,6 +14,8 @@ class Heartbeat:
 
     def __init__(self, run: Run, attempt: int) -> None:
         self._run, self._path = run, progress_path(attempt)
+        # An object store takes about one write a second to one name (https://cloud.google.com/storage/quotas).
+        self._period_s = max(PERIOD_S, 2 * run.storage.pause_s)
         self._report: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._next = 0.0
@@ -28,7 +30,7 @@ class Heartbeat:
 
     def report(self, **values: Any) -> None:
         self._report = {**self._report, **values, "time": time.time()}
-        self._next = time.monotonic() + PERIOD_S
+        self._next = time.monotonic() + self._period_s
 
     def close(self) -> None:
         """Write what was reported last."""
@@ -37,7 +39,7 @@ class Heartbeat:
         self._write()
 
     def _beat(self) -> None:
-        while not self._closing.wait(PERIOD_S):
+        while not self._closing.wait(self._period_s):
             self._write()
 
     def _write(self) -> None:
