@@ -20,7 +20,7 @@ import xxhash
 from launcher.errors import Fenced, FormatTooNew, UsageError
 from launcher.ledger import FORMAT, CheckpointSaved, CheckpointsDropped, RunState
 from launcher.run import Run
-from launcher.storage import Storage
+from launcher.storage import Storage, Unreachable
 
 FOLDER = "checkpoints"
 FILE = "checkpoint.ckpt"
@@ -105,6 +105,8 @@ def read_manifest(storage: Storage, path: str) -> Manifest:
     try:
         body: dict[str, Any] = json.loads(storage.read(_manifest_path(path)))
         manifest = Manifest(**{one.name: body[one.name] for one in fields(Manifest) if one.name in body})
+    except Unreachable:  # that says nothing about the checkpoint
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise BadCheckpoint(f"no readable manifest.json ({error})") from None
     if manifest.format > FORMAT:
@@ -127,6 +129,8 @@ def verify(storage: Storage, path: str) -> Manifest:
             while count := stream.readinto(buffer):  # type: ignore[attr-defined]  # BinaryIO has it, its stub not
                 checksum.update(buffer[:count])
                 size += count
+    except Unreachable:
+        raise
     except OSError as error:
         raise BadCheckpoint(f"cannot be read ({error.strerror or error})") from None
     if size != manifest.bytes:

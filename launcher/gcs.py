@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 from launcher.errors import LauncherError
-from launcher.storage import Entry, Unreachable
+from launcher.storage import Denied, Entry, Unreachable
 
 SCHEME = "gs://"
 PATIENCE_S = 180.0
@@ -264,7 +264,7 @@ def _as_oserror(error: Exception, failed: str) -> OSError | None:
             errno.EDQUOT, f"{failed}: a quota is used up ({said}); raise it, or make room, in the Google Cloud console"
         )
     if code in ("401", "403") or isinstance(error, google.auth.exceptions.GoogleAuthError):
-        return PermissionError(
+        return Denied(
             errno.EACCES,
             f"{failed}: permission denied ({said}); log in (gcloud auth application-default login), or give this "
             "account the role roles/storage.objectUser on the bucket",

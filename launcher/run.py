@@ -15,7 +15,7 @@ import launcher
 from launcher.address import Address, absolute, below, here, is_local, storage_at
 from launcher.errors import FormatTooNew, LauncherError, UsageError
 from launcher.ledger import FORMAT, Ledger
-from launcher.storage import Storage
+from launcher.storage import Storage, Unreachable
 
 _AT_ONCE = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}")
@@ -94,12 +94,15 @@ class Run:
             UsageError: there is no run.
             FormatTooNew: a newer launcher made it.
             LauncherError: run.json cannot be read, or is not what a launcher wrote.
+        Unreachable: the storage does not answer.
         """
         self.storage = storage
         try:
             self.record = _read_record(storage)
         except FileNotFoundError:
             raise UsageError(f"{storage.root}: there is no run here (no run.json)") from None
+        except Unreachable:  # that says nothing about the file
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise LauncherError(

@@ -17,7 +17,11 @@ _unique = itertools.count()
 
 
 class Unreachable(OSError):
-    """The storage did not answer for a long time, or said that it cannot just now: nothing is wrong with the call."""
+    """The storage did not answer, or lets nobody in: that says nothing about what is stored."""
+
+
+class Denied(PermissionError, Unreachable):
+    """This account may not do that there."""
 
 
 class Entry(NamedTuple):
@@ -31,8 +35,8 @@ class Entry(NamedTuple):
 class Storage(Protocol):
     """The operations on one tree. All writes are durable when they return.
 
-    What fails otherwise than said is an OSError whose `strerror` says what and what to do; one that may be over the
-    next time is Unreachable.
+    What fails otherwise than said is an OSError whose `strerror` says what and what to do; one that says
+    nothing about what is stored is Unreachable.
     """
 
     pause_s: float

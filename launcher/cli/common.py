@@ -10,6 +10,7 @@ from typing import Any
 from launcher.address import absolute
 from launcher.errors import LauncherError, UsageError
 from launcher.run import Run, find_run
+from launcher.storage import Unreachable
 
 
 def runs_root(args: argparse.Namespace) -> str:
@@ -54,6 +55,8 @@ def damage_named(place: str) -> Iterator[None]:
     """Files beside run.json that are not what a launcher wrote: a LauncherError that names place and first defect."""
     try:
         yield
+    except Unreachable:  # nothing is known to be damaged
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LauncherError(f"{place}: damaged, or no run of a launcher ({type(error).__name__}: {error})") from error
 

@@ -24,6 +24,8 @@ class Heartbeat:
     def __init__(self, run: Run, attempt: int) -> None:
         self._run, self._path = Run(run.storage), progress_path(attempt)  # a ledger of this thread's own
         self._is_newest = newest_attempt(attempt)
+        # An object store takes about one write a second to one name (https://cloud.google.com/storage/quotas).
+        self._period_s = max(PERIOD_S, 2 * run.storage.pause_s)
         self._report: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._next = 0.0
@@ -42,7 +44,7 @@ class Heartbeat:
 
     def report(self, **values: Any) -> None:
         self._report = {**self._report, **values, "time": time.time()}
-        self._next = time.monotonic() + PERIOD_S
+        self._next = time.monotonic() + self._period_s
 
     def check(self) -> None:
         """At each step.
@@ -64,7 +66,7 @@ class Heartbeat:
         self._write()
 
     def _beat(self) -> None:
-        while not self._closing.wait(PERIOD_S):
+        while not self._closing.wait(self._period_s):
             self._write()
             if time.monotonic() - self._looked_at > LOOK_S:
                 self._look()

@@ -1,6 +1,6 @@
 """Runs on an object store, from the command line, with real ranks: killed, moved, and exact all the same.
 
-Everything that takes long is done once, side by side: first three runs that begin, then three that go on.
+Everything that takes long is done once, side by side: first three runs that begin, then four that go on.
 """
 
 import csv
@@ -42,6 +42,8 @@ class Runs(NamedTuple):
     """Begun on this machine and interrupted; its copy on gs://, resumed."""
     moved: Run
     """The same, renamed to another folder of this machine, resumed."""
+    returned: Run
+    """A copy on this machine of the one that was killed on gs://, resumed."""
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +79,15 @@ def _all(shell: Shell, gs: str, folder: Path) -> Runs:
 
     _copy(storage_at(shell.runs / "interrupted"), storage_at(f"{gs}/interrupted"))
     _copy(storage_at(shell.runs / "interrupted"), storage_at(f"{gs}/cancelled"))
+    _copy(storage_at(f"{gs}/killed"), storage_at(folder / "returned/killed"))
     shutil.move(shell.runs / "interrupted", folder / "elsewhere/interrupted")
-    places = {"killed": gs, "interrupted": gs, "moved": str(folder / "elsewhere")}
-    commands = [
-        shell.start("resume", "interrupted" if name == "moved" else name, "--runs-root", root)
-        for name, root in places.items()
-    ]
+    elsewhere, returned = str(folder / "elsewhere"), str(folder / "returned")
+    places = [("killed", gs), ("killed", returned), ("interrupted", gs), ("interrupted", elsewhere)]
+    commands = [shell.start("resume", name, "--runs-root", root) for name, root in places]
     for command in commands:
         assert command.wait(RANKS_S) == 0, command.output
-    moved = open_run(folder / "elsewhere", "interrupted")
-    return Runs(shell, gs, shell.run_of("undisturbed"), killed, open_run(gs, "interrupted"), moved)
+    of_both = open_run(gs, "interrupted"), open_run(elsewhere, "interrupted"), open_run(returned, "killed")
+    return Runs(shell, gs, shell.run_of("undisturbed"), killed, *of_both)
 
 
 def _copy(source: Storage, target: Storage) -> None:
@@ -96,7 +97,7 @@ def _copy(source: Storage, target: Storage) -> None:
             stream.write(source.read(name))
 
 
-EACH = pytest.mark.parametrize("name", ["killed", "copied", "moved"])
+EACH = pytest.mark.parametrize("name", ["killed", "copied", "moved", "returned"])
 
 
 def weights_of(run: Run) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ from launcher.errors import Fenced, FormatTooNew
 from launcher.ledger import AttemptStarting, CheckpointSaved
 from launcher.run import Run
 from launcher.spec import Checkpoint
-from launcher.storage import PosixStorage
+from launcher.storage import PosixStorage, Unreachable
 
 MakeRun = Callable[..., Run]
 CONTENT = random.Random(0).randbytes(3_000_000)
@@ -386,3 +386,17 @@ class TestFencing:
 
     def test_a_run_without_attempts_fences_nobody(self, make_run: MakeRun) -> None:
         newest_attempt(1)(make_run("new").ledger.refresh())
+
+
+def test_a_checkpoint_is_not_bad_because_its_storage_does_not_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(run, 1200, content=CONTENT)
+
+    def silent(path: str) -> None:
+        raise Unreachable(110, "no answer")
+
+    for operation in ("open", "read"):
+        with monkeypatch.context() as failing:
+            failing.setattr(run.storage, operation, silent)
+            with pytest.raises(Unreachable):
+                verify(run.storage, path)
+    assert verify(run.storage, path).step == 1200
