@@ -173,7 +173,7 @@ def test_followers_and_views_read_it_from_anywhere(runs: Runs) -> None:
     assert [line.split()[1] for line in listed.splitlines() if line.startswith("killed ")] == ["finished"]
     assert f"{runs.gs}/killed" in answer("status", "kil")
     assert "killed finished" in answer("logs", "--follow", "killed")
-    assert answer("checkpoints", "killed").count("verified") == 3
+    assert answer("checkpoints", "verify", "killed").count("verified") == 3
     assert "the launcher that had started it died" in answer("why", "killed", "--attempt", "1")
     assert "AttemptResumes" in answer("events", "killed")
 
