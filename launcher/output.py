@@ -72,14 +72,14 @@ class Shipper:
             self._due = time.monotonic() + SHIP_S
 
     def _ship(self, file: Path, path: str) -> None:
-        sent = self._sent[path] if path in self._sent else _length(self._storage, path)
+        sent = self._sent.get(path, 0)
         with file.open("rb") as output:
             output.seek(sent)
             while data := output.read(_PIECE):
                 try:
                     self._storage.create(f"{path}/{sent:012d}", data)
                     sent += len(data)
-                except FileExistsError:  # a supervisor that was taken for dead
+                except FileExistsError:  # by the supervisor before this one, or by one that was taken for dead
                     sent = _length(self._storage, path)
                     output.seek(sent)
         self._sent[path] = sent
