@@ -153,7 +153,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened, write = threading.Event(), writer_module.write
 
     def write_later(*args: Any) -> Any:
-        opened.wait()
+        opened.wait(20)
         return write(*args)
 
     monkeypatch.setattr(writer_module, "write", write_later)
