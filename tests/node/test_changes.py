@@ -72,9 +72,10 @@ def test_with_fewer_ranks_each_sample_is_still_seen_once_an_epoch(launch: Traini
     before = len(trace.read_text().splitlines())
     change(launch, run, traced(1))
 
-    assert run.ledger.refresh().attempts[-1].first_step == 16
+    begun = run.ledger.refresh().attempts[-1].first_step
+    assert begun in (14, 16), "the save at 16 may still have been under way when the ranks were killed"
     seen = [json.loads(line) for line in trace.read_text().splitlines()]
-    kept = [one for one in seen[:before] if 12 <= one["step"] < 16] + seen[before:]
+    kept = [one for one in seen[:before] if 12 <= one["step"] < begun] + seen[before:]
     assert Counter(sample for one in kept for sample in one["samples"]) == Counter(range(192))
 
 
