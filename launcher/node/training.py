@@ -52,10 +52,10 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
         path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None
         trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
         session.save(trainer, complete=True)
+        session.drain(trainer)  # whatever happens in the test, nothing is trained again
         session.metrics(trainer)  # before the test clears them
         if _can_test(model, data):
             trainer.test(model, datamodule=data, verbose=False)
-        session.drain(trainer)
         if place.rank == 0:
             session.store_curves()
             _write_finished(run, place, trainer, session.metrics(trainer))
