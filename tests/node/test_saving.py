@@ -93,12 +93,12 @@ class TestWhen:
 
 class TestFailing:
     def test_training_goes_on_when_a_periodic_save_fails_and_the_next_one_works(self, launch: Training) -> None:
-        body = spec(**blocked(begin=5, end=20))
+        body = spec(**blocked(begin=5, end=20, saved=3))
         run = launch.run(saving(body, every_n_steps=3, keep_last=100))
 
         assert len(run.ledger.refresh().attempts) == 1
         saved = kept(run)
-        assert set(saved) & {6, 9, 12, 15, 18} == set()
+        assert set(saved) & {6, 9, 12, 15} == set(), "18 may still be written when storage is back"
         assert set(saved) >= {3, 24, 27, 30, 33, 36}
         assert "the checkpoint could not be written" in log_of(run)
         assert "training goes on" in log_of(run)
@@ -106,7 +106,7 @@ class TestFailing:
 
     @pytest.mark.parametrize("ranks", [1, 2])
     def test_a_final_save_that_fails_stops_the_attempt_and_the_run_resumes(self, launch: Training, ranks: int) -> None:
-        body = spec(ranks=ranks, **blocked(begin=5, end=100, stop_at=8))
+        body = spec(ranks=ranks, **blocked(begin=5, end=100, saved=3, stop_at=8))
         run = launch.create({**saving(body, every_n_steps=3), "retry": {"infra": 0}})
 
         ended = launch.drive(run)

@@ -76,6 +76,12 @@ class Classifier(LightningModule):
         return torch.optim.Adam(self.parameters(), self.lr)
 
 
+def wait_until_saved(step: int) -> None:
+    ledger = Ledger(PosixStorage(Path(os.environ["LAUNCHER_RUN_DIR"])))
+    while ledger.refresh().best_step < step:
+        time.sleep(0.01)
+
+
 class Signal(Callback):
     """Sends a signal to this rank's own process after the given steps, each once in the life of a run.
 
@@ -91,9 +97,7 @@ class Signal(Callback):
         fired = Path(os.environ["LAUNCHER_RUN_DIR"]) / f"fired-{trainer.global_step}-{trainer.global_rank}"
         if not fired.exists():
             fired.touch()
-            ledger = Ledger(PosixStorage(fired.parent))
-            while ledger.refresh().best_step < self.saved:
-                time.sleep(0.01)
+            wait_until_saved(self.saved)
             os.kill(os.getpid(), self.number)
 
 
@@ -155,14 +159,18 @@ class Interrupt(Callback):
 
 
 class Blocked(Callback):
-    """From one step to another, no folder can be made for a checkpoint; as when storage fails."""
+    """From one step to another, no folder can be made for a checkpoint; as when storage fails.
 
-    def __init__(self, begin: int, end: int, stop_at: int | None = None) -> None:
-        self.begin, self.end, self.stop_at = begin, end, stop_at
+    It begins when the checkpoint of step `saved` counts: that one is written while training goes on.
+    """
+
+    def __init__(self, begin: int, end: int, saved: int, stop_at: int | None = None) -> None:
+        self.begin, self.end, self.saved, self.stop_at = begin, end, saved, stop_at
         self.folder = Path(os.environ["LAUNCHER_RUN_DIR"]) / "checkpoints"
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_rank == 0 and trainer.global_step == self.begin and not self.folder.is_file():
+            wait_until_saved(self.saved)
             self.folder.rename(self.folder.with_name("aside"))
             self.folder.touch()
         if self.folder.is_file() and trainer.global_step == self.end:
