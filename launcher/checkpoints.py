@@ -24,7 +24,7 @@ from launcher.storage import Storage
 
 FOLDER = "checkpoints"
 FILE = "checkpoint.ckpt"
-_CHUNK = 1 << 18  # stays in a core's own cache between reading and summing up
+_CHUNK = 1 << 20  # stays in a core's own cache between reading and summing up
 _ATTEMPT = re.compile(r"step-\d+-a(\d+)")
 
 
