@@ -372,7 +372,9 @@ class TestPrune:
         assert done.answer["attempts"][-1]["first_step"] == STEPS
         assert open_run(root, "reference").finished is not None
 
-    @pytest.mark.parametrize("words", [("--keep-last",), ("--keep-last", "0"), ("--keep-last", "-1"), ("--keep-last", "two")])
+    @pytest.mark.parametrize(
+        "words", [("--keep-last",), ("--keep-last", "0"), ("--keep-last", "-1"), ("--keep-last", "two")]
+    )
     def test_at_least_one_must_be_kept(self, finished: Done, launcher: Shell, words: tuple[str, ...]) -> None:
         done = launcher("checkpoints", "prune", "reference", *words)
 
