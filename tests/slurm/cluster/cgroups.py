@@ -46,6 +46,19 @@ def home(folders: list[Path]) -> list[Path]:
     return [folder / "init.scope" for folder in folders] if version() == 2 else folders
 
 
+def settle(folders: list[Path]) -> None:
+    """What has entered a node's group moves to its home, and jobs get theirs: without systemd Slurm makes neither."""
+    if version() == 2:
+        for folder, own in zip(folders, home(folders), strict=True):
+            jobs = folder / "system.slice"
+            for made in (own, jobs):
+                made.mkdir(exist_ok=True)
+            for pid in (folder / "cgroup.procs").read_text().split():
+                (own / "cgroup.procs").write_text(pid)
+            for above in (folder, jobs):
+                (above / "cgroup.subtree_control").write_text(_V2_CONTROLLERS)
+
+
 def remove(cluster: str, seconds: float = 10) -> None:
     """All folders of a cluster. Raises ClusterError when processes stay in them for longer than that."""
     trees = [ROOT, *(ROOT / name for name in _V1_CONTROLLERS)]

@@ -15,6 +15,7 @@ DATABASE_USER = "slurm"
 
 Version = tuple[int, int]
 _USER_SIGNAL_RENAMED = (24, 11)
+_CGROUPS_OPTIONAL = (24, 11)
 
 
 def slurm_conf(layout: Layout, settings: Settings, addresses: Addresses, version: Version) -> str:
@@ -120,10 +121,11 @@ def gres_conf(layout: Layout, settings: Settings) -> str:
     return "".join(f"Name=gpu File={layout.gpu(number)}\n" for number in range(settings.gpus))
 
 
-def cgroup_conf(cgroup_version: int | None) -> str:
+def cgroup_conf(cgroup_version: int | None, version: Version) -> str:
     """Cores are not constrained, since nodes advertise more than there are; nor devices, as all GPUs are one device."""
     if cgroup_version is None:
-        return "CgroupPlugin=disabled\n"
+        # Older ones cannot go without: version 1 touches nothing where nothing is asked of it.
+        return f"CgroupPlugin={'disabled' if version >= _CGROUPS_OPTIONAL else 'cgroup/v1'}\n"
     # There is no systemd in a node to ask for a scope.
     own_scopes = "IgnoreSystemd=yes\n" if cgroup_version == 2 else "CgroupMountpoint=/sys/fs/cgroup\n"
     limits = "ConstrainRAMSpace=yes\nConstrainCores=no\nConstrainDevices=no\n"
@@ -149,7 +151,7 @@ def files(
         "slurm.conf": slurm_conf(layout, settings, addresses, version),
         "slurmdbd.conf": slurmdbd_conf(layout),
         "gres.conf": gres_conf(layout, settings),
-        "cgroup.conf": cgroup_conf(cgroup_version),
+        "cgroup.conf": cgroup_conf(cgroup_version, version),
         "hosts": hosts(settings, addresses),
         "resolv.conf": resolv_conf(),
     }

@@ -14,7 +14,7 @@ from slurm.cluster.processes import until
 from slurm.cluster.shell import output
 
 _BOOT = Path(__file__).with_name("boot")
-_CLEAN = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root", "LANG=C.UTF-8")
+_CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "USER": "root", "LANG": "C.UTF-8"}
 """Daemons begin as they would at boot, whatever the environment of who starts the cluster."""
 
 
@@ -36,23 +36,27 @@ class Machine:
         return next(filter(processes.is_init, processes.marked(self.layout.mark(self.name) + "\0")), None)
 
     def boot(self) -> None:
-        """Switch it on; it is ready when this returns. Does nothing when it is on."""
+        """Switch it on; it is ready when this returns. One that is on is only plugged in again, if need be."""
         if self.init is not None and self._answers():
+            network.set_link(self.layout, self.name, "up")
             return
         self.power_off()
-        mark, _, value = self.layout.mark(self.name).partition("=")
-        own = {"MACHINE": self.name, "ADDRESS": f"{self.address}/24", "FOLDER": self.layout.folder, mark: value}
-        own["CGROUP_VERSION"] = self.cgroup_version or ""
         folders = [] if self.cgroup_version is None else cgroups.make(self.layout.cgroup, self.name)
         unshare = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
         if folders:
             unshare.append("--cgroup")
-        environment = [*_CLEAN, *(f"{key}={value}" for key, value in own.items())]
-        command = ["setsid", "--fork", *environment, *_joining(folders), *unshare, str(_BOOT), *self.shared]
+        command = ["setsid", "--fork", *_joining(folders), *unshare, str(_BOOT), *self.shared]
+        mark, _, value = self.layout.mark(self.name).partition("=")
+        own = {"MACHINE": self.name, "ADDRESS": f"{self.address}/24", "FOLDER": str(self.layout.folder), mark: value}
+        own["CGROUP_VERSION"] = str(self.cgroup_version or "")
         log = self.layout.log / f"boot.{self.name}.log"
-        with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as started:
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=_CLEAN | own) as started,
+        ):
             assert started.stdout
             until(lambda: self.init is not None, 10, f"{self.name} to boot (see {log})", every=0.01)
+            cgroups.settle(folders)
             network.plug_in(self.layout, self.name, self._pid())
             if started.stdout.readline() != b"ready\n":
                 raise ClusterError(f"{self.name} does not boot: {log.read_text().strip()}")
@@ -80,11 +84,15 @@ class Machine:
     def start(self, *command: str, seconds: float = 30) -> None:
         """Run a daemon's program on the machine, until it has gone to the background."""
         log = self.layout.log / f"{command[0]}.{self.name}.out"
+        variables = {**_CLEAN, "SLURM_CONF": self.layout.slurm_conf}
         into = ["sh", "-c", f'exec "$@" < /dev/null > {shlex.quote(str(log))} 2>&1', "sh"]
         try:
-            self.output([*_CLEAN, f"SLURM_CONF={self.layout.slurm_conf}", *into, *command], seconds)
+            self.output(
+                ["env", "-i", *(f"{key}={value}" for key, value in variables.items()), *into, *command], seconds
+            )
         except ClusterError as error:
-            raise ClusterError(f"{command[0]} does not start on {self.name}: {log.read_text().strip()}") from error
+            said = log.read_text().strip()
+            raise ClusterError(f"{command[0]} does not start on {self.name} (logs in {log.parent}): {said}") from error
 
     def daemon(self, program: str) -> list[int]:
         """Its processes, as this machine numbers them; empty when it does not run."""

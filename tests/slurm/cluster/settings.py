@@ -11,6 +11,9 @@ Proctrack = Literal["cgroup", "linuxproc"]
 MAX_NODES = 200
 """What a /24 has room for beside the controller and the login node."""
 
+LEAST_CRED_EXPIRE_S = 5
+"""For less than this Slurm silently takes its default of 120."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -39,12 +42,10 @@ class Settings:
     """Folders under /tmp that nodes see too; all else under /tmp is each node's own."""
 
     def __post_init__(self) -> None:
-        for name, least in {"nodes": 1, "cpus": 1, "memory_mb": self.cpus, "gpus": 0, "grace_seconds": 0}.items():
-            if getattr(self, name) < least:
-                raise ClusterError(f"{name} is {getattr(self, name)}; give {least} or more")
-        for name in ("kill_wait_seconds", "cred_expire_seconds"):
-            if getattr(self, name) < 1:
-                raise ClusterError(f"{name} is {getattr(self, name)}; Slurm takes whole seconds from 1 on")
+        least = {"nodes": 1, "cpus": 1, "memory_mb": self.cpus, "gpus": 0, "grace_seconds": 0, "kill_wait_seconds": 1}
+        for name, number in {**least, "cred_expire_seconds": LEAST_CRED_EXPIRE_S}.items():
+            if getattr(self, name) < number:
+                raise ClusterError(f"{name} is {getattr(self, name)}; give {number} or more")
         if self.nodes > MAX_NODES:
             raise ClusterError(f"nodes is {self.nodes}; a cluster has at most {MAX_NODES}")
         for folder in self.shared:
