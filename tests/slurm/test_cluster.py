@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from slurm.cluster import Cluster, ClusterError
+from slurm.scenarios import eventually
 
 pytestmark = pytest.mark.slurm
 
@@ -29,7 +30,7 @@ def test_a_batch_job_ends_and_is_accounted_for(cluster: Cluster) -> None:
     cluster.wait(job, "COMPLETED")
     assert cluster.output_of(job) == "from n4\n"
     assert cluster.job(job)["ExitCode"] == "0:0"
-    assert cluster.sacct(job) == "COMPLETED"
+    eventually(lambda: cluster.sacct(job) == "COMPLETED", "the accounting to hear of it")
 
 
 def test_waiting_ends_when_a_job_has_ended_in_another_state(cluster: Cluster) -> None:

@@ -75,6 +75,9 @@ def test_a_node_without_network_goes_on_with_a_job_that_was_given_up(observed: A
 
 def test_jobs_outlive_slurmctld(quiet: Cluster) -> None:
     recording = record(quiet, "--nodelist=n1,n2", "--nodes=2")
+    started = time.time()
+    saved = quiet.layout.folder / "controller/job_state"
+    eventually(lambda: saved.stat().st_mtime > started, "slurmctld to save the job: a crash before forgets it")
 
     quiet.kill_ctld()
     with pytest.raises(ClusterError):
@@ -82,7 +85,7 @@ def test_jobs_outlive_slurmctld(quiet: Cluster) -> None:
     assert time.time() - recording.last_beat("step") < 1
     quiet.start_ctld()
 
-    assert quiet.wait(recording.job, "RUNNING", seconds=10)
+    assert quiet.squeue()[recording.job] == "RUNNING"
     assert time.time() - recording.last_beat("step") < 1
     quiet.scancel(str(recording.job))
     quiet.wait(recording.job, "CANCELLED")

@@ -147,8 +147,12 @@ class Cluster(Client):
         self.scontrol("update", f"nodename={self._node(node).name}", "state=down", "reason=test")
 
     def resume(self, node: str) -> None:
-        """After `drain` and `fail`."""
-        self.scontrol("update", f"nodename={self._node(node).name}", "state=resume")
+        """After `drain` and `fail`. A node that was failed comes back by itself as soon as Slurm hears of it."""
+        try:
+            self.scontrol("update", f"nodename={self._node(node).name}", "state=resume")
+        except ClusterError:
+            if any(word in self.node(node)["State"] for word in ("DOWN", "DRAIN")):
+                raise
 
     def inside(self, machine: str, command: Sequence[str]) -> list[str]:
         """The command that runs this one on a node, or on the controller."""
