@@ -53,11 +53,11 @@ class Client:
 
     def job(self, job: int) -> dict[str, str]:
         """All that `scontrol show job` says of it."""
-        return _pairs(self.scontrol("show", "job", str(job), "--oneliner"))
+        return pairs(self.scontrol("show", "job", str(job), "--oneliner"))
 
     def node(self, name: str) -> dict[str, str]:
         """All that `scontrol show node` says of it."""
-        return _pairs(self.scontrol("show", "node", name, "--oneliner"))
+        return pairs(self.scontrol("show", "node", name, "--oneliner"))
 
     def sacct(self, job: int) -> str:
         """State of a job in the accounting, which hears of it a moment later; empty when it does not know it."""
@@ -82,7 +82,7 @@ class Client:
         return state
 
 
-def _pairs(line: str) -> dict[str, str]:
+def pairs(line: str) -> dict[str, str]:
     """`Key=value Key=value`, where a value may hold blanks and further equal signs."""
     return {
         key: value.strip() for key, value in re.findall(r"(?:^|(?<=\s))([A-Z][\w:/]*)=(.*?)(?=\s[A-Z][\w:/]*=|$)", line)
