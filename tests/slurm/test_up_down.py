@@ -72,19 +72,28 @@ def test_jobs_are_still_known_after_down_and_up(small: Cluster) -> None:
     assert small.settings == SMALL
 
 
-@pytest.mark.parametrize("after_s", [0.15, 0.4, 0.8])
-def test_a_crash_half_way_up(after_s: float, small: Cluster) -> None:
-    up = command(small, "up", "--nodes=2", "--no-accounting")
-    with subprocess.Popen(up, stdout=subprocess.DEVNULL) as coming_up:
+@pytest.mark.parametrize("after_s", [0.15, 0.4, 0.8, 1.5])
+@pytest.mark.parametrize("wipe", [True, False])
+def test_a_crash_half_way_up_leaves_nothing_after_down(after_s: float, wipe: bool, small: Cluster) -> None:
+    crash(small, after_s)
+
+    small.down(wipe)
+    assert left_behind(small) == []
+    assert small.layout.folder.exists() != wipe
+
+
+def test_up_goes_on_where_it_crashed(small: Cluster) -> None:
+    crash(small, 0.6)
+
+    small.up(Settings(nodes=2))
+    assert sorted(small.srun("--nodes=2", "hostname").split()) == ["n1", "n2"]
+
+
+def crash(cluster: Cluster, after_s: float) -> None:
+    """An `up` that is killed."""
+    with subprocess.Popen(command(cluster, "up", "--nodes=2"), stdout=subprocess.DEVNULL) as coming_up:
         time.sleep(after_s)
         coming_up.kill()
-
-    if after_s == 0.4:
-        small.up(SMALL)
-        assert len(small.srun("--nodes=2", "hostname").split()) == 2
-    small.down(wipe=True)
-    assert left_behind(small) == []
-    assert not small.layout.folder.exists()
 
 
 def test_the_script_does_all_of_it(small: Cluster) -> None:
@@ -98,7 +107,10 @@ def test_the_script_does_all_of_it(small: Cluster) -> None:
     assert "drained" in script(small, "status").stdout
     assert script(small, "power-off", "n1").returncode == 0
     assert "n1     off" in script(small, "status").stdout
+    assert script(small, "power-on", "n1").returncode == 0
+    assert "n1     slurmd up" in script(small, "status").stdout
     refused = script(small, "power-off", "n2")
     assert (refused.returncode, refused.stderr) == (1, "slurm-cluster: no node 'n2'; there are n1\n")
     assert script(small, "down", "--wipe").returncode == 0
     assert left_behind(small) == []
+    assert "`scripts/slurm-cluster up` makes one" in script(small, "status").stderr

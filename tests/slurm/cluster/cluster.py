@@ -6,7 +6,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slurm.cluster import cgroups, configuration, database, network, packages, processes
@@ -80,8 +80,6 @@ class Cluster(Client):
 
     def status(self) -> list[tuple[str, str]]:
         """Each machine, and what runs on it."""
-        if not self.layout.settings.exists():
-            return []
         of_controller = ["slurmctld", *(["slurmdbd", "mariadbd"] if self.settings.accounting else [])]
         daemons = {CONTROLLER: of_controller, **{name: ["slurmd"] for name in self.settings.node_names}}
         lines = []
@@ -274,10 +272,9 @@ class Cluster(Client):
         until(listens, 60, f"{daemon} to listen (see {self.layout.log}/{daemon}.log)")
 
     def _stop_in_order(self) -> None:
-        """Daemons that keep something write it down; a cluster that is not whole just ends."""
-        if Machine(self.layout, CONTROLLER).init is None:
-            return
-        controller = self._controller()
-        for daemon in ("slurmctld", "slurmdbd"):
-            processes.terminate(controller.daemon(daemon))
-        database.stop(self.layout, controller)
+        """Daemons that keep something write it down. In a cluster that is not whole some cannot: it just ends."""
+        with suppress(ClusterError):
+            controller = self._controller()
+            for daemon in ("slurmctld", "slurmdbd"):
+                processes.terminate(controller.daemon(daemon))
+            database.stop(self.layout, controller)
