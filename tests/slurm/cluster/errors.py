@@ -1,0 +1,5 @@
+"""What goes wrong with a cluster."""
+
+
+class ClusterError(Exception):
+    """Says what is wrong and what to do next."""
