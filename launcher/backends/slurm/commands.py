@@ -6,19 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher import shell
-from launcher.backends.slurm.job import Job, parse_job, parse_time
+from launcher.backends.slurm.job import LIVING, Job, parse_job, parse_time
 from launcher.errors import LauncherError
 
 _TIMEOUT_S = 20
 """A command waits for slurmctld about ten seconds, then tries the backup controller."""
 _FIELD, _RECORD = "\x1f", "\x1e\n"
 """ASCII's unit and record separators: names and comments may hold anything else, newlines too."""
+_SILENT = ("Unable to contact slurm controller", "timed out", "Connection refused", "Connection reset")
+_FORGOTTEN = "Invalid job id"
 _OTHERWISE = ("SBATCH_", "SCANCEL_", "SCONTROL_", "SQUEUE_", "SLURM_TIME_FORMAT")
 """With these in the environment the commands do something else than what they are told."""
 
 
 class SlurmError(LauncherError):
     """A command of Slurm's did not do what it was asked; carries what it said."""
+
+    def __init__(self, message: str, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
+        """The controller did not answer: it may do so later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +58,25 @@ def show_job(job: str) -> Job:
         if job in (one.name, one.id):
             return one
     raise SlurmError(f"scontrol show job {job}: does not say anything of it: {said.strip()!r}")
+
+
+def lives(job: str) -> bool:
+    """Whether a job waits, runs or is being ended: one that Slurm has forgotten does not. Raises SlurmError."""
+    return _state(job) in LIVING
+
+
+def runs(job: str) -> bool:
+    """Whether it runs now. Raises SlurmError."""
+    return _state(job) == "RUNNING"
+
+
+def _state(job: str) -> str | None:
+    try:
+        return show_job(job).state
+    except SlurmError as error:
+        if _FORGOTTEN in str(error):
+            return None
+        raise
 
 
 def requeue(name: str) -> None:
@@ -119,7 +145,8 @@ def _ask(*argv: str) -> shell.Printed:
         raise SlurmError(f"{argv[0]}: not on PATH. Is this a login node of a Slurm cluster?") from None
     said = (answer.stderr.strip() or answer.stdout.strip()) or "nothing"
     if answer.code == shell.TIMED_OUT:
-        raise SlurmError(f"{' '.join(argv)}: no answer within {_TIMEOUT_S} s; it said: {said}")
+        raise SlurmError(f"{' '.join(argv)}: no answer within {_TIMEOUT_S} s; it said: {said}", silent=True)
     if answer.code:
-        raise SlurmError(f"{' '.join(argv)}: exit code {answer.code}, it said: {said}")
+        silent = any(word in said for word in _SILENT)
+        raise SlurmError(f"{' '.join(argv)}: exit code {answer.code}, it said: {said}", silent=silent)
     return answer

@@ -17,6 +17,8 @@ _AT_ONCE_S = 2
 
 _ALIVE = {"RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING"}
 _WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
+LIVING = {*_ALIVE, *_WAITING, "COMPLETING"}
+"""States of a job that has not ended."""
 
 _JOB = re.compile(r"(?P<ids>JobId=.*?) JobName=.*? UserId=[^=]*\(\d+\) (?P<rest>GroupId=.*)", re.DOTALL)
 _FIELD = re.compile(r"(?<!\S)(\w+)=(\S*)")
