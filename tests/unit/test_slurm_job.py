@@ -1,8 +1,8 @@
 """What Slurm 22.05 said, recorded on a cluster, and what is read from it.
 
 recorded/slurm/jobs.json: `scontrol show job` as the batch process saw it, at once after the SIGTERM that the case's
-name speaks of, or when its ranks had left after the signal that they had asked for (`...-leave`). Partitions: low requeues,
-lowcancel cancels, after a grace time of 15 s or, `nograce`, at once. Names of users and folders were changed.
+name speaks of, or when its ranks had left after the signal that they had asked for (`...-leave`). Partitions: low
+requeues, lowcancel cancels, after a grace time of 15 s or, `nograce`, at once. Names of users and folders were changed.
 recorded/slurm/*.log: what srun printed.
 """
 
@@ -299,7 +299,7 @@ def test_an_element_of_an_array_is_found_among_all_of_them(programs: Path) -> No
     program(programs / "scontrol", f"cat {programs}/said")
 
     assert show_job("24") == show_job("24_3") == job("scancel-array")
-    with pytest.raises(SlurmError, match="show job 27: "):
+    with pytest.raises(SlurmError, match="show job 27: no such job in what it said"):
         show_job("27")
 
 
