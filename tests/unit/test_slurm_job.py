@@ -169,6 +169,14 @@ def test_and_once_it_has_ended(case: str, state: str, why: Ends) -> None:
     assert cause(replace(job(case), state=state)) == why
 
 
+def test_a_final_state_says_more_than_times_do() -> None:
+    assert cause(replace(job("grace-scancel-cancel"), state="PREEMPTED")) == Ends.PREEMPTED
+
+
+def test_a_job_that_waits_comes_back_whatever_its_restarts_say() -> None:
+    assert cause(replace(job("requeue"), state="PENDING"), started_restarts=1) == Ends.REQUEUED
+
+
 @pytest.mark.parametrize("case", ["started", "batch-term", "low-leave"])
 def test_a_job_of_which_nobody_was_told_to_stop_goes_on(case: str) -> None:
     assert cause(case, stop=False) == Ends.GOES_ON
