@@ -13,6 +13,7 @@ from launcher.spec import parse_spec
 from launcher.target import load_target
 from slurm.cluster import Cluster, ClusterError
 from slurm.conftest import GRACE_S, KILL_WAIT_S
+from slurm.scenarios import eventually
 
 pytestmark = pytest.mark.slurm
 
@@ -115,6 +116,36 @@ def test_slurm_refuses_what_does_not_fit_and_takes_what_does(
     else:
         with pytest.raises(ClusterError):
             here.output("sbatch", "--test-only", option, "--wrap=true")
+
+
+def test_slurm_takes_some_jobs_that_can_never_start_and_the_check_does_not(
+    here: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here.scontrol("create", "PartitionName=narrow", "Nodes=n1,n2", "MaxTime=60", "MaxNodes=1", "AllowAccounts=others")
+    too_long = here.sbatch("#!/bin/sh\n", "--partition=narrow", "--time=61")
+    too_wide = here.sbatch("#!/bin/sh\n", "--partition=narrow", "--time=1", "--nodes=2")
+    not_ours = here.sbatch("#!/bin/sh\n", "--partition=narrow", "--time=1", "--account=root")
+    try:
+        facts, _ = probed(capsys)
+        states = here.squeue()
+        assert [states[job] for job in (too_long, too_wide, not_ours)] == ["PENDING"] * 3
+        assert here.job(too_long)["Reason"] == "PartitionTimeLimit"
+        assert here.job(too_wide)["Reason"] == "PartitionNodeLimit"
+    finally:
+        here.scancel(*map(str, (too_long, too_wide, not_ours)))
+        eventually(lambda: not {too_long, too_wide, not_ours} & running_or_waiting(here), "the jobs to be gone")
+        here.scontrol("delete", "PartitionName=narrow")
+    wanted = ["slurm.partition=narrow", "resources.time=61m", "resources.nodes=2", "slurm.account=root"]
+    spec = parse_spec("name: x\nmodel: {class_path: a.B}\n", source="x", overrides=wanted)
+    assert [str(problem) for problem in problems(spec, facts)] == [
+        "cluster test: resources.time: partition 'narrow' allows at most 01:00:00, got 61m",
+        "cluster test: resources.nodes: partition 'narrow' allows at most 1 in a job, got 2",
+        "cluster test: slurm.account: partition 'narrow' takes only others, got 'root'",
+    ]
+
+
+def running_or_waiting(cluster: Cluster) -> set[int]:
+    return {job for job, state in cluster.squeue().items() if state != "CANCELLED"}
 
 
 def test_a_cluster_that_is_not_there_is_told_as_slurm_tells_it(
