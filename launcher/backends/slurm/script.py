@@ -34,6 +34,11 @@ def lead_s(slurm: Slurm | None, time_s: float | None) -> float:
     return wanted if time_s is None else min(wanted, LEAD_SHARE * 60 * _minutes(time_s))
 
 
+def lead_of(spec: JobSpec) -> float:
+    """`lead_s` of a job spec."""
+    return lead_s(spec.slurm, seconds(spec.resources.time) if spec.resources.time else None)
+
+
 def tasks_per_node(spec: JobSpec) -> int:
     """Ranks on each node: without a number, one for each GPU that is asked for, or one."""
     return spec.resources.tasks_per_node or spec.resources.gpus_per_node or 1
