@@ -128,6 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
     board = verb("tensorboard", "show a run's curves in TensorBoard", run, root)
     board.add_argument("--port", type=int, default=6006, help="default: 6006")
     board.set_defaults(handler="tensorboard:tensorboard")
+    probe = verb("probe", "learn about the Slurm cluster of this machine: a target for `--on`, limits to check", json)
+    probe.add_argument("--on", metavar="NAME", help="what to call the target (default: the cluster's own name)")
+    probe.add_argument(
+        "--try", action="store_true", dest="try_node", help="see in a short job whether nodes can requeue their jobs"
+    )
+    probe.set_defaults(handler="probe:probe")
     verb("schema", "print the JSON Schema of a job spec, for editors").set_defaults(handler="check:schema")
     shell = verb("completion", 'print completion for a shell, e.g. eval "$(launcher completion bash)"')
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"))
