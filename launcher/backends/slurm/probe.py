@@ -11,7 +11,7 @@ from typing import Any
 from launcher import shell
 from launcher.errors import LauncherError
 from launcher.facts import Facts, Nodes, Partition, gpus
-from launcher.spec import Slurm
+from launcher.spec_slurm import Slurm
 
 _NODES = "%R|%D|%c|%m|%G"
 """Of sinfo: partition, number of nodes, and of each of them CPUs, megabytes, generic resources."""
