@@ -83,7 +83,7 @@ def test_a_name_leads_nowhere_else(name: str, user: Path, project: Path) -> None
 def test_the_projects_file_goes_over_the_users_key_by_key(user: Path, project: Path) -> None:
     (user / "lab.yaml").write_text(
         "kind: slurm\npython: /opt/python\nslurm:\n  partition: low\n  account: mine\n  setup: [one, two]\n"
-        "  additional_parameters: {nice: 1, comment: hello}\n"
+        "  additional_parameters: {nice: 1, licenses: matlab}\n"
     )
     (project / "lab.yaml").write_text(
         "runs_root: /shared\nslurm:\n  partition: high\n  setup: [three]\n  additional_parameters: {nice: 2}\n"
@@ -92,7 +92,7 @@ def test_the_projects_file_goes_over_the_users_key_by_key(user: Path, project: P
     target = load_target("lab")
 
     assert target.slurm == Slurm(
-        partition="high", account="mine", setup=["three"], additional_parameters={"nice": 2, "comment": "hello"}
+        partition="high", account="mine", setup=["three"], additional_parameters={"nice": 2, "licenses": "matlab"}
     )
     assert (target.kind, target.python, target.runs_root) == ("slurm", "/opt/python", "/shared")
 
