@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from launcher.document import Document, Finding, Path, Place
 from launcher.errors import Problem, SpecError, UsageError
 from launcher.facts import Facts
-from launcher.spec import Slurm
+from launcher.spec import JobSpec
 from launcher.spec_fields import Section
 from launcher.spec_problems import as_problems, given, in_words, nearest
+from launcher.spec_slurm import Slurm
 from launcher.yamlfile import MAX_BYTES, Unreadable, parse, read
 from launcher.yamlscalar import is_text, quoted
 
@@ -91,6 +92,20 @@ def with_defaults(values: Mapping[str, Any], target: Target) -> dict[str, Any]:
     """The values of a spec over the target's defaults. The result is to be validated: it may not fit together."""
     defaults = target.slurm.model_dump(mode="json", exclude_unset=True) if target.slurm else {}
     return _merged({"slurm": defaults} if defaults else {}, values)
+
+
+def placed(spec: JobSpec, target: Target) -> JobSpec:
+    """The spec with the target's defaults.
+
+    Raises:
+        SpecError: they do not fit together.
+    """
+    values = with_defaults(spec.model_dump(mode="json", exclude_unset=True), target)
+    try:
+        return JobSpec.model_validate(values)
+    except ValidationError as error:
+        document = Document(values, {(): Place(0, "the spec with the target's defaults")}, [])
+        raise SpecError(as_problems(in_words(error, document, JobSpec))) from None
 
 
 def read_facts(name: str) -> Facts | None:
@@ -218,7 +233,7 @@ def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     slurm = high.get("slurm")
     named = {*_ENVIRONMENTS} & {*slurm} if isinstance(slurm, Mapping) else set()
     if named and isinstance(below := low.get("slurm"), Mapping):
-        low = {**low, "slurm": {key: value for key, value in below.items() if key not in _ENVIRONMENTS}}
+        low = {**low, "slurm": {key: value for key, value in below.items() if key in named or key not in _ENVIRONMENTS}}
     return _deep(low, high)
 
 

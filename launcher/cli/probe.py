@@ -6,7 +6,7 @@ from launcher.backends.slurm.probe import changes, learn, reaches_controller, sh
 from launcher.cli.common import print_json
 from launcher.cli.terminal import Terminal
 from launcher.facts import Facts, Partition
-from launcher.spec import Slurm
+from launcher.spec_slurm import Slurm
 from launcher.target import load_target, read_facts, target_names, write_facts
 
 
