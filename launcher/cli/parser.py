@@ -91,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
     cancel = verb("cancel", "end a run for good, without saving", run, root, json)
     cancel.add_argument("--checkpoint", action="store_true", help="save before")
     cancel.set_defaults(handler="cancel:cancel")
+    verb(
+        "reconcile",
+        "hold the runs against Slurm's queue: adopt jobs that no run names, bring back runs whose job is gone",
+        *(run, root, json),
+    ).set_defaults(handler="reconcile:reconcile")
     checkpoints = verb("checkpoints", "a run's checkpoints: list, verify, export, prune, diff")
     checkpoints.epilog = "`launcher checkpoints [RUN]` is short for `launcher checkpoints list [RUN]`."
     actions = checkpoints.add_subparsers(dest="action", metavar="ACTION", required=True)

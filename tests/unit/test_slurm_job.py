@@ -1,8 +1,8 @@
 """What Slurm 22.05 said, recorded on a cluster, and what is read from it.
 
 recorded/slurm/jobs.json: `scontrol show job` as the batch process saw it, at once after the SIGTERM that the case's
-name speaks of, or when its ranks had left after the signal that they had asked for (`...-leave`). Partitions: low requeues,
-lowcancel cancels, after a grace time of 15 s or, `nograce`, at once. Names of users and folders were changed.
+name speaks of, or when its ranks had left after the signal that they had asked for (`...-leave`). Partitions: low
+requeues, lowcancel cancels, after a grace time of 15 s or, `nograce`, at once. Names of users and folders were changed.
 recorded/slurm/*.log: what srun printed.
 """
 
@@ -169,6 +169,14 @@ def test_and_once_it_has_ended(case: str, state: str, why: Ends) -> None:
     assert cause(replace(job(case), state=state)) == why
 
 
+def test_a_final_state_says_more_than_times_do() -> None:
+    assert cause(replace(job("grace-scancel-cancel"), state="PREEMPTED")) == Ends.PREEMPTED
+
+
+def test_a_job_that_waits_comes_back_whatever_its_restarts_say() -> None:
+    assert cause(replace(job("requeue"), state="PENDING"), started_restarts=1) == Ends.REQUEUED
+
+
 @pytest.mark.parametrize("case", ["started", "batch-term", "low-leave"])
 def test_a_job_of_which_nobody_was_told_to_stop_goes_on(case: str) -> None:
     assert cause(case, stop=False) == Ends.GOES_ON
@@ -299,7 +307,7 @@ def test_an_element_of_an_array_is_found_among_all_of_them(programs: Path) -> No
     program(programs / "scontrol", f"cat {programs}/said")
 
     assert show_job("24") == show_job("24_3") == job("scancel-array")
-    with pytest.raises(SlurmError, match="show job 27: "):
+    with pytest.raises(SlurmError, match="show job 27: no such job in what it said"):
         show_job("27")
 
 

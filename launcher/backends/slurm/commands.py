@@ -10,7 +10,7 @@ from launcher.backends.slurm.job import LIVING, Job, parse_job, parse_time
 from launcher.errors import LauncherError
 
 _TIMEOUT_S = 20
-"""A command waits for slurmctld about ten seconds, then tries the backup controller."""
+"""A command gives up on a slurmctld that is down after nine seconds; some ask twice."""
 _FIELD, _RECORD = "\x1f", "\x1e\n"
 """ASCII's unit and record separators: names and comments may hold anything else, newlines too."""
 _SILENT = ("Unable to contact slurm controller", "timed out", "Connection refused", "Connection reset")
@@ -57,7 +57,7 @@ def show_job(job: str) -> Job:
     for one in jobs:
         if job in (one.name, one.id):
             return one
-    raise SlurmError(f"scontrol show job {job}: does not say anything of it: {said.strip()!r}")
+    raise SlurmError(f"scontrol show job {job}: no such job in what it said: {said.strip()!r}")
 
 
 def lives(job: str) -> bool:
@@ -143,10 +143,11 @@ def _ask(*argv: str) -> shell.Printed:
         answer = shell.ask(argv, env={**env, "SLURM_TIME_FORMAT": "%s"}, timeout_s=_TIMEOUT_S)
     except FileNotFoundError:
         raise SlurmError(f"{argv[0]}: not on PATH. Is this a login node of a Slurm cluster?") from None
-    said = (answer.stderr.strip() or answer.stdout.strip()) or "nothing"
+    said = answer.stderr.strip() or answer.stdout.strip() or "nothing"
+    command = " ".join(argv).translate({ord(_FIELD): " ", ord(_RECORD[0]): None})
     if answer.code == shell.TIMED_OUT:
-        raise SlurmError(f"{' '.join(argv)}: no answer within {_TIMEOUT_S} s; it said: {said}", silent=True)
+        raise SlurmError(f"{command}: no answer within {_TIMEOUT_S} s; it said: {said}", silent=True)
     if answer.code:
         silent = any(word in said for word in _SILENT)
-        raise SlurmError(f"{' '.join(argv)}: exit code {answer.code}, it said: {said}", silent=silent)
+        raise SlurmError(f"{command}: exit code {answer.code}, it said: {said}", silent=silent)
     return answer

@@ -125,7 +125,7 @@ def ended_because(job: Job, *, started_restarts: int, stop_signal_seen: bool, le
         return Ends.TIMEOUT if job.preempted is None and near_its_end else Ends.PREEMPTED
     if job.reason == "NodeDown" or job.state == "NODE_FAIL":
         return Ends.NODE_FAIL
-    if job.reason == "TimeLimit" or job.state in ("TIMEOUT", "DEADLINE"):
+    if job.reason == "TimeLimit" or job.state == "TIMEOUT":
         return Ends.TIMEOUT
     # Whoever cancels a job during its grace time moves EndTime alone.
     ended_for_another = job.preempted is not None and job.end is not None and job.end - job.preempted <= _AT_ONCE_S
