@@ -1,4 +1,4 @@
-"""Learning about a cluster from what Slurm's commands say, of versions 22.05 to 24.11."""
+"""Learning about a cluster from what Slurm's commands say: read as 22.05 says it, with the names that 24.11 changed."""
 
 import getpass
 import os
@@ -27,7 +27,7 @@ def learn() -> Facts:
     """Ask the cluster; takes about a second.
 
     Raises:
-        SlurmError: there is no Slurm here, or it does not answer, or in other words than those of known versions.
+        SlurmError: there is no Slurm here, or it does not answer, or in words that are not known.
     """
     config = settings(_output("scontrol", "show", "config"))
     partitions = _output("scontrol", "show", "partition", "--oneliner")
