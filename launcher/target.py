@@ -37,8 +37,6 @@ class Target(Section):
 
     kind: Literal["local", "slurm"]
     """What there is: this machine, or a Slurm cluster that this machine can submit to."""
-    runs_root: str | None = None
-    """Where runs live, unless the call or $LAUNCHER_RUNS says otherwise; all nodes must see it."""
     python: str | None = None
     """What runs the launcher there; by default the Python that submits."""
     slurm: Slurm | None = None
@@ -149,7 +147,7 @@ _FACTS_HEADER = """\
 _EXAMPLE = """\
 # For runs with `--on {name}`. A spec may say otherwise.
 kind: slurm
-# runs_root: /shared/runs    # all nodes must see it
+# python: /shared/venv/bin/python    # what runs the launcher in jobs; all nodes must see it
 # slurm:                     # the words of a spec's section `slurm`
 #   partition: {partition}
 #   account: my-project
@@ -233,7 +231,7 @@ def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     slurm = high.get("slurm")
     named = {*_ENVIRONMENTS} & {*slurm} if isinstance(slurm, Mapping) else set()
     if named and isinstance(below := low.get("slurm"), Mapping):
-        low = {**low, "slurm": {key: value for key, value in below.items() if key not in _ENVIRONMENTS}}
+        low = {**low, "slurm": {key: value for key, value in below.items() if key in named or key not in _ENVIRONMENTS}}
     return _deep(low, high)
 
 

@@ -157,4 +157,4 @@ def test_a_cluster_that_is_not_there_is_told_as_slurm_tells_it(
 
     assert main(["probe"]) == FAILED
 
-    assert "scontrol show config failed" in capsys.readouterr().err
+    assert "launcher: scontrol show config: exit code 1, it said: " in capsys.readouterr().err

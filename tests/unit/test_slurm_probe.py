@@ -21,7 +21,6 @@ SITE = (
     "GraceTime=120 MaxNodes=4 MaxTime=1-00:00:00 MinNodes=0 Nodes=g[01-12] PreemptMode=GANG,REQUEUE State=UP\n"
 )
 SITE_NODES = """\
-sinfo: warning: something that is no row
 gpu|8|64|515000|gpu:a100:4(S:0-1)
 gpu|1|128|1030000|gpu:h100:8(S:0,2),nvme:1
 gpu|3|64|515000|gpu:a100:4(S:0-1)
@@ -167,10 +166,11 @@ def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, tuple[in
         "srun": (0, "srun: job 7 queued\nreached: yes\n"),
     }
 
-    def run(argv: list[str], **_: object) -> tuple[int, str]:
-        return next(said for call, said in answers.items() if " ".join(argv).startswith(call))
+    def ask(argv: list[str], **_: object) -> shell.Printed:
+        code, said = next(answer for call, answer in answers.items() if " ".join(argv).startswith(call))
+        return shell.Printed(code, "" if code else said, said if code else "")
 
-    monkeypatch.setattr(shell, "run", run)
+    monkeypatch.setattr(shell, "ask", ask)
     return answers
 
 
@@ -241,6 +241,16 @@ def test_a_controller_that_is_silent_is_quoted(
     assert main(["probe"]) == FAILED
 
     assert "Unable to contact slurm controller" in capsys.readouterr().err
+
+
+def test_a_controller_that_says_nothing_is_not_waited_for_for_ever(
+    slurm: dict[str, tuple[int, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm["scontrol show config"] = (shell.TIMED_OUT, "")
+
+    assert main(["probe"]) == FAILED
+
+    assert capsys.readouterr().err == "launcher: scontrol show config: no answer within 30 s; it said: nothing\n"
 
 
 @pytest.mark.parametrize(("said", "instead"), [("GraceTime=15 ", ""), ("MaxTime=UNLIMITED", "MaxTime=a-while")])

@@ -6,8 +6,9 @@ import pytest
 
 from launcher.errors import SpecError, UsageError
 from launcher.facts import Facts, Nodes, Partition
-from launcher.spec import JobSpec, Slurm
-from launcher.target import Target, load_target, read_facts, target_names, with_defaults, write_facts
+from launcher.spec import JobSpec
+from launcher.spec_slurm import Container, Slurm
+from launcher.target import Target, load_target, placed, read_facts, target_names, write_facts
 
 FACTS = Facts(
     probed="2026-01-01T00:00:00Z",
@@ -55,9 +56,9 @@ def test_two_targets_are_built_in(project: Path) -> None:
 
 
 def test_a_built_in_target_may_have_a_file_too(user: Path, project: Path) -> None:
-    (user / "local.yaml").write_text("runs_root: /shared/runs\n")
+    (user / "local.yaml").write_text("python: /opt/python\n")
 
-    assert load_target("local") == Target(kind="local", runs_root="/shared/runs")
+    assert load_target("local") == Target(kind="local", python="/opt/python")
 
 
 def test_an_unknown_target_is_refused_with_those_that_there_are(user: Path, project: Path) -> None:
@@ -83,18 +84,18 @@ def test_a_name_leads_nowhere_else(name: str, user: Path, project: Path) -> None
 def test_the_projects_file_goes_over_the_users_key_by_key(user: Path, project: Path) -> None:
     (user / "lab.yaml").write_text(
         "kind: slurm\npython: /opt/python\nslurm:\n  partition: low\n  account: mine\n  setup: [one, two]\n"
-        "  additional_parameters: {nice: 1, licenses: matlab}\n"
+        "  additional_parameters: {nice: 1, licenses: one}\n"
     )
     (project / "lab.yaml").write_text(
-        "runs_root: /shared\nslurm:\n  partition: high\n  setup: [three]\n  additional_parameters: {nice: 2}\n"
+        "slurm:\n  partition: high\n  setup: [three]\n  additional_parameters: {nice: 2}\n"
     )
 
     target = load_target("lab")
 
     assert target.slurm == Slurm(
-        partition="high", account="mine", setup=["three"], additional_parameters={"nice": 2, "licenses": "matlab"}
+        partition="high", account="mine", setup=["three"], additional_parameters={"nice": 2, "licenses": "one"}
     )
-    assert (target.kind, target.python, target.runs_root) == ("slurm", "/opt/python", "/shared")
+    assert (target.kind, target.python) == ("slurm", "/opt/python")
 
 
 def test_the_project_is_the_nearest_folder_with_a_mark(user: Path, project: Path, tmp_path: Path) -> None:
@@ -118,12 +119,12 @@ def test_what_is_recorded_is_what_somebody_said(user: Path, project: Path) -> No
 
 def test_all_that_is_wrong_is_named_with_the_file_and_line_of_the_layer_that_won(user: Path, project: Path) -> None:
     (user / "lab.yaml").write_text("kind: slrm\nslurm:\n  acount: mine\n  partition: 7\n  exclude: [1, 2]\n")
-    (project / "lab.yaml").write_text("# ours\nruns_rot: /x\nslurm:\n  partition: 8\n  exclude: [n1, 3]\n")
+    (project / "lab.yaml").write_text("# ours\npyton: /x\nslurm:\n  partition: 8\n  exclude: [n1, 3]\n")
 
     assert problems("lab") == [
         f"{user}/lab.yaml:1: kind: expected 'local' or 'slurm', got the text 'slrm'; did you mean 'slurm'?",
         f"{user}/lab.yaml:3: slurm.acount: unknown key 'acount'; did you mean 'account'?",
-        f"{project}/lab.yaml:2: runs_rot: unknown key 'runs_rot'; did you mean 'runs_root'?",
+        f"{project}/lab.yaml:2: pyton: unknown key 'pyton'; did you mean 'python'?",
         f'{project}/lab.yaml:4: slurm.partition: expected text, got the number 8; put it in quotes: "8"',
         f'{project}/lab.yaml:5: slurm.exclude.1: expected text, got the number 3; put it in quotes: "3"',
     ]
@@ -215,20 +216,45 @@ def test_without_any_known_there_are_no_facts(user: Path, project: Path) -> None
     assert read_facts("lab") is None
 
 
-def spec(**slurm: object) -> dict[str, object]:
-    return {"name": "x", "model": {"class_path": "a.B"}, "slurm": slurm}
+def spec(**slurm: object) -> JobSpec:
+    given = {"slurm": slurm} if slurm else {}
+    return JobSpec.model_validate({"name": "x", "model": {"class_path": "a.B"}, **given})
 
 
 def test_a_spec_goes_over_its_target() -> None:
     target = Target(kind="slurm", slurm=Slurm(partition="low", account="mine", setup=["one"]))
 
-    values = with_defaults(spec(partition="high", setup=["two"]), target)
-
-    assert JobSpec.model_validate(values).slurm == Slurm(partition="high", account="mine", setup=["two"])
+    assert placed(spec(partition="high", setup=["two"]), target).slurm == Slurm(
+        partition="high", account="mine", setup=["two"]
+    )
 
 
 def test_a_spec_that_says_nothing_of_slurm_gets_what_its_target_says() -> None:
-    silent = {"name": "x", "model": {"class_path": "a.B"}}
+    assert placed(spec(), Target(kind="slurm", slurm=Slurm(qos="long"))).slurm == Slurm(qos="long")
+    assert placed(spec(), Target(kind="local")) == spec()
 
-    assert with_defaults(silent, Target(kind="slurm", slurm=Slurm(qos="long")))["slurm"] == {"qos": "long"}
-    assert with_defaults(silent, Target(kind="local")) == silent
+
+def test_what_nobody_set_stays_unset() -> None:
+    run = placed(spec(qos="long"), Target(kind="slurm", slurm=Slurm(partition="low")))
+
+    assert run.model_fields_set == {"name", "model", "slurm"}
+    assert run.slurm
+    assert run.slurm.model_fields_set == {"qos", "partition"}
+
+
+def test_a_spec_that_names_an_environment_has_that_alone() -> None:
+    with_image = Target(
+        kind="slurm", slurm=Slurm(partition="gpu", container=Container(image="a.sif", mounts=["/data"]))
+    )
+
+    assert placed(spec(venv="/venv"), with_image).slurm == Slurm(partition="gpu", venv="/venv")
+    assert placed(spec(container={"image": "b.sif"}), with_image).slurm == Slurm(
+        partition="gpu", container=Container(image="b.sif", mounts=["/data"])
+    )
+
+
+def test_a_project_that_names_an_environment_has_that_alone(user: Path, project: Path) -> None:
+    (user / "lab.yaml").write_text("kind: slurm\nslurm: {conda: mine}\n")
+    (project / "lab.yaml").write_text("slurm: {venv: /ours}\n")
+
+    assert load_target("lab").slurm == Slurm(venv="/ours")

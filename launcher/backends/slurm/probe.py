@@ -1,4 +1,4 @@
-"""Learning about a cluster from what Slurm's commands say, of versions 22.05 to 24.11."""
+"""Learning about a cluster from what Slurm's commands say: read as 22.05 says it, with the names that 24.11 changed."""
 
 import getpass
 import os
@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from launcher import shell
-from launcher.errors import LauncherError
+from launcher.backends.slurm.commands import SlurmError
+from launcher.backends.slurm.script import clean
 from launcher.facts import Facts, Nodes, Partition, gpus
 from launcher.spec_slurm import Slurm
 
@@ -18,13 +19,15 @@ _NODES = "%R|%D|%c|%m|%G"
 _ASSOCIATIONS = "cluster,account,qos,maxsubmitjobs"
 _WAIT_S = 60
 """For a node to try something on."""
+_TIMEOUT_S = 30
+"""For an answer, when there is nothing to wait for."""
 
 
 def learn() -> Facts:
     """Ask the cluster; takes about a second.
 
     Raises:
-        LauncherError: there is no Slurm here, or it does not answer, or in other words than those of known versions.
+        SlurmError: there is no Slurm here, or it does not answer, or in words that are not known.
     """
     config = settings(_output("scontrol", "show", "config"))
     partitions = _output("scontrol", "show", "partition", "--oneliner")
@@ -33,14 +36,14 @@ def learn() -> Facts:
         _output("sacct", "--noheader", "--allocations", "--starttime=now")
         whose = ("show", "assoc", f"user={getpass.getuser()}", f"format={_ASSOCIATIONS}")
         associations = _output("sacctmgr", "--noheader", "--parsable2", *whose)
-    except LauncherError:
+    except SlurmError:
         associations = None
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
         return facts(now, config, partitions, nodes, associations)
     except (KeyError, ValueError) as error:
         version = config.get("SLURM_VERSION", "of an unknown version")
-        raise LauncherError(f"this Slurm ({version}) says something that is not understood: {error!r}") from error
+        raise SlurmError(f"this Slurm ({version}) says something that is not understood: {error!r}") from error
 
 
 def reaches_controller(slurm: Slurm | None) -> bool:
@@ -50,7 +53,7 @@ def reaches_controller(slurm: Slurm | None) -> bool:
         slurm: the partition, account and qos to run it with.
 
     Raises:
-        LauncherError: no node was free within a minute, or the job was refused.
+        SlurmError: no node was free within a minute, or the job was refused.
     """
     options = [
         f"--{name}={value}"
@@ -59,7 +62,7 @@ def reaches_controller(slurm: Slurm | None) -> bool:
     ]
     say = 'scontrol show job "$SLURM_JOB_ID" >/dev/null 2>&1 && echo reached: yes || echo reached: no'
     limits = (f"--immediate={_WAIT_S}", "--ntasks=1", "--nodes=1", "--time=2", "--job-name=launcher-probe")
-    said = _output("srun", *limits, *options, "sh", "-c", say)
+    said = _output("srun", *limits, *options, "sh", "-c", say, timeout_s=_WAIT_S + _TIMEOUT_S)
     return "reached: yes" in said.splitlines()
 
 
@@ -195,13 +198,16 @@ def _list(text: str) -> list[str] | None:
     return [] if text in ("", "none", "(null)") else text.split(",")
 
 
-def _output(*argv: str) -> str:
+def _output(*argv: str, timeout_s: float = _TIMEOUT_S) -> str:
     try:
-        code, said = shell.run(argv, env=os.environ, given="")
+        answer = shell.ask(argv, env=clean(os.environ), timeout_s=timeout_s)
     except FileNotFoundError:
-        raise LauncherError(
+        raise SlurmError(
             f"{argv[0]} is not on PATH: there is no Slurm on this machine; go to a login node of the cluster"
         ) from None
-    if code:
-        raise LauncherError(f"{' '.join(argv[:3])} failed (exit {code}): {said.strip()}")
-    return said
+    command, said = " ".join(argv[:3]), answer.stderr.strip() or answer.stdout.strip() or "nothing"
+    if answer.code == shell.TIMED_OUT:
+        raise SlurmError(f"{command}: no answer within {timeout_s:g} s; it said: {said}")
+    if answer.code:
+        raise SlurmError(f"{command}: exit code {answer.code}, it said: {said}")
+    return answer.stdout
