@@ -128,7 +128,7 @@ class Preflight:
         if wrong:
             raise Unfit("; ".join(wrong))
         if calls.gone:
-            raise LauncherError(f"{self._named(calls.gone)} ended before all ranks had reported: Connection closed")
+            raise LauncherError(f"{self._named(calls.gone)} ended before all ranks had begun: Connection closed")
 
     def _report(self) -> None:
         report = self._own_report()

@@ -148,7 +148,7 @@ class Answers:
             if select.select([self._line], [], [], seconds)[0]:
                 yield from self._line.receive()
         except (OSError, ValueError):
-            raise LauncherError("rank 0 ended before all ranks had reported to it: Connection closed") from None
+            raise LauncherError("rank 0 ended before it had all ranks begin: Connection closed") from None
 
 
 def listen(port: int) -> socket.socket:

@@ -290,13 +290,15 @@ class TestRanks:
     def test_that_end_meanwhile_are_the_cause_and_no_host_is_blamed(self, cluster: Cluster) -> None:
         cluster.begin(6, {}, (2, 3))
         cluster.until(0, "waiting for ranks 2-3")
+        began = time.monotonic()
         os.kill(cluster._pids[5], signal.SIGKILL)
         (cluster.folder / "outcome-5").write_text('["killed", "", ""]')
 
         outcomes = cluster.end()
 
         assert (outcomes[0].kind, outcomes[4].kind) == (Kind.PEER, Kind.PEER)
-        assert outcomes[0].message.startswith("rank 5 ended before all ranks had reported")
+        assert outcomes[0].message.startswith("rank 5 ended before all ranks had begun")
+        assert time.monotonic() - began < 1.5  # and not only when patience has come to its end
 
     def test_that_import_torch_for_too_long_are_named(self, cluster: Cluster) -> None:
         outcomes = cluster.fly(4, {3: _slow_to_import(2.5)})
