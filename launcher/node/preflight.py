@@ -36,7 +36,7 @@ from launcher.run import Run, attempt_folder, code_home, progress_path, spec_pat
 PATIENCE_S = 300.0
 """For ranks that have not come. One whose process has died is seen long before by whoever started it."""
 SAY_S = 10.0
-"""After this, the log says who is waited for."""
+"""So often the log says who is waited for."""
 REACH_S = 10.0
 """An address that was out of reach for so long stays so. Refused is another matter: rank 0 is not there yet."""
 GLOO_S = 10.0
@@ -74,8 +74,7 @@ class Preflight:
         self._store_listener: socket.socket | None = None
         self._store_port = 0
         self._store: Any = None
-        self._looked_at = self._began = time.monotonic()
-        self._said = False
+        self._looked_at = self._began = self._say_at = time.monotonic()
 
     # -- without torch
 
@@ -98,7 +97,7 @@ class Preflight:
 
     def _hear(self) -> None:
         self._calls = calls = RollCall(self._place.main_port, self._ours)
-        self._began = time.monotonic()
+        self._begin_to_wait()
         calls.reports[0] = self._own_report()
         while (absent := self._absent(calls.reports)) and not calls.gone and self._is_patient(absent):
             calls.hear(POLL_S)
@@ -106,6 +105,7 @@ class Preflight:
             if number := self._flag.signal or calls.stop:
                 calls.answer({"stop": number})
                 self._leave(number)
+        self._look_for_newer(at_once=True)  # whoever is gone may have seen it first
         self._judge(calls, absent)
         self._store_listener = listen(0)
         self._store_port = self._store_listener.getsockname()[1]
@@ -132,18 +132,22 @@ class Preflight:
 
     def _report(self) -> None:
         report = self._own_report()
-        line = self._reach()
-        line.send(report)
-        self._answers = answers = Answers(line)
+        self._answers = answers = Answers(self._reach())
+        answers.say(report)
         while True:
-            for answer in answers.within(POLL_S):
-                if number := answer.get("stop"):
-                    self._leave(number)
+            try:
+                answer = answers.within(POLL_S)
+            except LauncherError:
+                self._look_for_newer(at_once=True)  # rank 0 may have seen it first
+                raise
+            if answer and (number := answer.get("stop")):
+                self._leave(number)
+            if answer:
                 self._store_port = answer["store"]
                 answers.close()
                 return
             if self._flag.signal:
-                answers.ask_to_stop(self._flag.signal)
+                answers.say({"stop": self._flag.signal})
             self._look_for_newer()
             if time.monotonic() - self._began > 2 * PATIENCE_S:
                 raise LauncherError(f"rank 0 did not say within {2 * PATIENCE_S:g} s whether to begin; see its log")
@@ -226,7 +230,7 @@ class Preflight:
             if told:  # rank 0 was told too, and has left
                 self._leave(told)
             raise
-        self._began, self._said = time.monotonic(), False
+        self._begin_to_wait()
         self._meet()
         began = time.monotonic()
         self._add_up()
@@ -304,11 +308,15 @@ class Preflight:
         return set(range(self._place.world_size)).difference(present)
 
     def _is_patient(self, absent: Iterable[int]) -> bool:
-        waited = time.monotonic() - self._began
-        if waited > SAY_S and not self._said:
-            self._said = True
+        now = time.monotonic()
+        if now > self._say_at:
+            self._say_at = now + SAY_S
             log.info("preflight: waiting for %s", self._named(absent))
-        return waited < PATIENCE_S
+        return now - self._began < PATIENCE_S
+
+    def _begin_to_wait(self) -> None:
+        self._began = time.monotonic()
+        self._say_at = self._began + SAY_S
 
     def _named(self, ranks: Iterable[int]) -> str:
         """With their hosts, where the ledger knows them."""
@@ -319,8 +327,8 @@ class Preflight:
         on = dict.fromkeys(hosts[rank // self._place.local_world_size] for rank in sorted(ranks))
         return f"{named(ranks)} on {', '.join(on)}"
 
-    def _look_for_newer(self) -> None:
-        if time.monotonic() - self._looked_at > LOOK_S:
+    def _look_for_newer(self, *, at_once: bool = False) -> None:
+        if at_once or time.monotonic() - self._looked_at > LOOK_S:
             self._looked_at = time.monotonic()
             newest_attempt(self._place.attempt)(self._run.ledger.refresh())
 

@@ -8,7 +8,8 @@ import json
 import select
 import selectors
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from launcher.errors import LauncherError
@@ -132,23 +133,27 @@ class Answers:
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._asked = False
 
     def close(self) -> None:
         self._line.close()
 
-    def ask_to_stop(self, number: int) -> None:
-        if not self._asked:
-            self._asked = True
-            self._line.send({"stop": number})
+    def say(self, message: Message) -> None:
+        """The report; and, as often as one likes, that this rank was told to leave."""
+        with suppress(OSError):  # rank 0 is gone: `within` says so
+            self._line.send(message)
 
-    def within(self, seconds: float) -> Iterator[Message]:
-        """Raises LauncherError: rank 0 is gone."""
+    def within(self, seconds: float) -> Message | None:
+        """What rank 0 says within some time: one message, whether to begin or to leave.
+
+        Raises:
+            LauncherError: rank 0 is gone.
+        """
         try:
-            if select.select([self._line], [], [], seconds)[0]:
-                yield from self._line.receive()
+            if select.select([self._line], [], [], seconds)[0] and (messages := self._line.receive()):
+                return messages[0]
         except (OSError, ValueError):
             raise LauncherError("rank 0 ended before it had all ranks begin: Connection closed") from None
+        return None
 
 
 def listen(port: int) -> socket.socket:
