@@ -21,6 +21,7 @@ from typing import Any
 
 from cli.commands import LAUNCHER, Done
 
+from launcher.errors import LauncherError
 from launcher.ledger import AttemptEnded, AttemptResumes, AttemptStarting, CheckpointSaved, Submitted
 from launcher.ledger import Record as Entry
 from launcher.run import Record, Run, create_run, progress_path
@@ -194,6 +195,11 @@ class Launch:
         return wrong + [f"attempt {attempt}: rank {rank} started twice" for attempt, rank in doubled]
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """Of the newest attempt."""
+        return self.run.ledger.refresh().attempts[-1].hosts
+
+    @property
     def lost(self) -> int:
         """Steps that were done more than once."""
         return sum(count - 1 for count in Counter(step for _, step in self.noted()).values())
@@ -215,16 +221,9 @@ class Launch:
         return path.read_text().splitlines() if path.exists() else []
 
 
-def launch(
-    cluster: Cluster, nodes: tuple[str, ...], script: dict[str, Any] = TRAINS, root: Path | None = None, **sections: Any
-) -> Launch:
-    """Submit a run that takes all of these nodes. Its sections replace keys of SPEC's, one by one.
-
-    Args:
-        script: what its ranks do, as stub_rank.py has it.
-        root: where runs lie; nodes must see it.
-    """
-    made = created(cluster, nodes, script, root, **sections)
+def launch(cluster: Cluster, nodes: tuple[str, ...], script: dict[str, Any] = TRAINS, **options: Any) -> Launch:
+    """Submit a run that takes all of these nodes; the rest is as for `created`."""
+    made = created(cluster, nodes, script, **options)
     done = submit(made)
     assert done.code == 0, f"{done.out}\n{done.err}"
     made.until(lambda: made.jobs, "its job to be known")
@@ -232,9 +231,22 @@ def launch(
 
 
 def created(
-    cluster: Cluster, nodes: tuple[str, ...], script: dict[str, Any] = TRAINS, root: Path | None = None, **sections: Any
+    cluster: Cluster,
+    nodes: tuple[str, ...],
+    script: dict[str, Any] = TRAINS,
+    *,
+    root: Path | None = None,
+    workdir: Path | None = None,
+    **sections: Any,
 ) -> Launch:
-    """A run that has not been submitted."""
+    """A run that has not been submitted.
+
+    Args:
+        script: what its ranks do, as stub_rank.py has it.
+        root: where runs lie; nodes must see it.
+        workdir: where the user was.
+        sections: of the spec; their keys replace those of SPEC and of the nodes one by one.
+    """
     name = f"r{time.monotonic_ns()}"
     sections = {"slurm": {}, **sections}
     sections["slurm"] = {"nodelist": list(nodes), "signal_delay": "60s", **sections["slurm"]}
@@ -248,7 +260,7 @@ def created(
         spec_file="",
         spec_text="",
         import_path=(str(REPOSITORY),),
-        workdir=str(cluster.work),
+        workdir=str(workdir or cluster.work),
         ranks=2 * len(nodes),
         site={"kind": "slurm"},
     )
@@ -328,4 +340,8 @@ def _submit(run_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    _submit(sys.argv[1])
+    try:
+        _submit(sys.argv[1])
+    except LauncherError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
