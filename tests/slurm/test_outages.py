@@ -1,10 +1,11 @@
-"""Slurm's daemons and the network fail under a run: it is neither lost nor doubled, and no checkpoint is rolled back."""
+"""Slurm's daemons and the network fail under a run: it is neither lost nor doubled, no checkpoint is rolled back."""
 
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -154,8 +155,8 @@ def _as_an_administrator(run: Launch, node: str) -> None:
 
 
 def _attempt_of(pid: int) -> int | None:
-    with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-        for variable in file.read().split(b"\0"):
+    with suppress(OSError):
+        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             if variable.startswith(b"LAUNCHER_ATTEMPT="):
                 return int(variable.partition(b"=")[2])
     return None
