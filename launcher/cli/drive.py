@@ -2,7 +2,7 @@
 
 import sys
 
-from launcher.cli.run import drive
+from launcher.cli.place import drive
 from launcher.errors import LauncherError
 
 if __name__ == "__main__":

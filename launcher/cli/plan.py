@@ -2,35 +2,41 @@
 
 import argparse
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launcher.address import below, here, is_local
-from launcher.backends.local import LocalBackend
 from launcher.cadence import FIRST_S, SHARE
 from launcher.checkpoints import rules_in_words
 from launcher.cli.common import print_json, runs_root
+from launcher.cli.place import backend_of
 from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal
 from launcher.elastic import allowed_sizes
 from launcher.exactness import guarantee
 from launcher.snapshot import describe, digest_of
-from launcher.spec import Checkpoint, load_spec
+from launcher.run import Record
+from launcher.spec import Checkpoint, JobSpec, load_spec
+from launcher.target import load_target, placed
 from launcher.tree import Source, in_words
 
 
 def plan(args: argparse.Namespace) -> int:
-    spec = load_spec(Path(args.spec), args.overrides)
-    record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID")
+    target = load_target(args.on)
+    spec = placed(load_spec(Path(args.spec), args.overrides), target)
+    record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID", args.on, target)
     run_dir = below(runs_root(args), record.id)
     sources = code_sources(spec, record, run_dir)
     if sources:
         digest = digest_of(sources)
         record = replace(record, code=describe(sources, digest, record.import_path, record.workdir, diff=False))
-    planned = LocalBackend().plan(run_dir, record, spec, 1)
+    planned = backend_of(record).plan(run_dir, record, spec, 1)
+    batch = _script(record, spec, run_dir) if record.site else None
     if args.json:
-        print_json({"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]})
+        body = {"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]}
+        print_json({**body, "script": batch})
         return 0
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
@@ -49,12 +55,30 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"  retry       {spec.retry.model_dump()}")
     if planned.archive and not is_local(run_dir):
         terminal.line(f"  unpacks     {planned.run_dir}/{planned.archive}")
+    if batch is not None:
+        terminal.line()
+        terminal.line(terminal.colour("# sbatch", "dim"))
+        terminal.line(batch.rstrip())
+        terminal.line()
+        terminal.line(terminal.colour("# the ranks of an attempt, in the job", "dim"))
+        terminal.line(f"env {_env(planned.env)} {shlex.join((*planned.launch, *planned.argv))}")
+        return 0
     for rank in planned.ranks:
         terminal.line()
         terminal.line(terminal.colour(f"# rank {rank.rank} (node {rank.node}, local rank {rank.local_rank})", "dim"))
-        env = " ".join(f"{name}={shlex.quote(value)}" for name, value in rank.env.items())
-        terminal.line(f"env {env} {shlex.join(planned.argv)} >> {shlex.quote(str(here(planned.run_dir) / rank.log))}")
+        log = shlex.quote(str(here(planned.run_dir) / rank.log))
+        terminal.line(f"env {_env({**planned.env, **rank.env})} {shlex.join(planned.argv)} >> {log}")
     return 0
+
+
+def _env(env: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items())
+
+
+def _script(record: Record, spec: JobSpec, run_dir: str) -> str:
+    from launcher.backends.slurm.submission import script_text
+
+    return script_text(record, spec, run_dir)
 
 
 def _when(policy: Checkpoint) -> str:

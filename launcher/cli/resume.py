@@ -3,16 +3,17 @@
 import argparse
 from dataclasses import asdict, replace
 
-from launcher.backends.local import LocalBackend
 from launcher.cli.check import check_spec
 from launcher.cli.common import wanted_run
-from launcher.cli.run import answer, carry_on, staged_code, terminal_of, who
+from launcher.cli.place import answer, backend_of, carry_on, check_no_job, terminal_of, who
+from launcher.cli.run import staged_code
 from launcher.errors import FINISHED, LauncherError, LedgerConflict
 from launcher.exactness import consequences
 from launcher.ledger import ResumeRequested, RunState
 from launcher.run import Run
 from launcher.spec import JobSpec, parse_spec
 from launcher.status import living_driver
+from launcher.target import Target, placed
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -26,6 +27,7 @@ def resume(args: argparse.Namespace) -> int:
             f"{found.id}: process {driver.pid} on {driver.host} drives this run; "
             f"`launcher logs -f {found.id}` follows it"
         )
+    check_no_job(found, state)
     spec = JobSpec.model_validate(found.now.spec)
     event = ResumeRequested(by=who())
     if args.overrides:
@@ -34,7 +36,7 @@ def resume(args: argparse.Namespace) -> int:
         for sentence in consequences(found.now.spec, resolved):
             terminal.line(f"change: {sentence}")
         event = replace(event, overrides=tuple(args.overrides), spec=resolved)
-    plan = LocalBackend().plan(found.storage.root, found.now, spec, len(state.attempts) + 1)
+    plan = backend_of(found.record).plan(found.storage.root, found.now, spec, len(state.attempts) + 1)
     if args.code:
         with staged_code(spec, found.record, found.storage.root) as staged:
             if not args.no_check:
@@ -55,4 +57,5 @@ def resume(args: argparse.Namespace) -> int:
 def _changed(found: Run, state: RunState, overrides: list[str]) -> JobSpec:
     """The spec as it was written, with all that was changed since, and now."""
     every = [*found.record.overrides, *state.overrides, *overrides]
-    return parse_spec(found.record.spec_text, source=found.record.spec_file, overrides=every)
+    spec = parse_spec(found.record.spec_text, source=found.record.spec_file, overrides=every)
+    return placed(spec, Target.model_validate(found.record.site)) if found.record.site else spec

@@ -15,7 +15,7 @@ assert _ARROWS, "ARCHITECTURE.md draws the arrows no longer"
 ORDER = re.findall(r"\w+", _ARROWS[0])
 """Of the control side, as ARCHITECTURE.md draws it: a module imports only what stands before it."""
 
-NODE_MAY_NOT = {"backends", "supervise", "cli"}
+NODE_MAY_NOT = {"backend", "backends", "supervise", "cli"}
 HEAVY = {"torch", "lightning", "torchmetrics", "torchvision", "numpy", "submitit"}
 
 

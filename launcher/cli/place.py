@@ -1,0 +1,171 @@
+"""Where a run goes: the backend of its target, and the process, here or there, that drives it."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from launcher import shell
+from launcher.address import here, is_local, own, storage_at
+from launcher.backend import Backend
+from launcher.backends.local import LocalBackend
+from launcher.cli.common import print_json
+from launcher.cli.follow import Follower
+from launcher.cli.terminal import Terminal, discard, metrics_text
+from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError
+from launcher.ledger import RunEnded, RunState
+from launcher.run import Record, Run
+from launcher.spec import JobSpec
+from launcher.status import status
+from launcher.supervise import Supervisor
+
+_DETACH_S = 30.0
+
+
+def backend_of(record: Record) -> Backend:
+    """That of the run's target: for planning, and for driving it from here."""
+    if record.site is None:
+        return LocalBackend()
+    from launcher.backends.slurm.allocation import Interactive, this_start
+    from launcher.backends.slurm.backend import SlurmBackend
+
+    return SlurmBackend(this_start(), Interactive()) if in_allocation() else SlurmBackend()
+
+
+def in_allocation() -> bool:
+    """Whether this shell stands in a job of Slurm, such as that of `salloc`."""
+    return "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NODELIST" in os.environ
+
+
+def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
+    if found.record.site is not None and not in_allocation():
+        return _submit(found, spec, args, terminal)
+    if args.detach:
+        return _detach(found, args, terminal)
+    return _foreground(found, spec, args, terminal)
+
+
+def _submit(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
+    from launcher.backends.slurm.submission import submit
+
+    try:
+        job = submit(found, spec)
+    except LauncherError as refused:
+        state = found.ledger.refresh()
+        found.ledger.append(RunEnded(state="failed", reason=f"not submitted: {refused}"), after=state.version)
+        raise LauncherError(f"{refused}\n{found.id} was not submitted; try again with: launcher resume {found.id}") from None
+    terminal.line(f"  submitted as job {job}; follow it with: launcher logs -f {found.id}")
+    return answer(found, args, FINISHED)
+
+
+def check_no_job(found: Run, state: RunState) -> None:
+    """Raises LauncherError when a job of the run waits or runs: it would be driven twice."""
+    job = state.submission.job if state.submission and not state.ended else None
+    if job:
+        from launcher.backends.slurm import commands
+
+        if commands.is_there(job):
+            raise LauncherError(
+                f"{found.id}: job {job} waits or runs for it; `launcher cancel {found.id}` ends that, and `launcher logs "
+                f"-f {found.id}` follows it"
+            )
+
+
+def drive(run_dir: str) -> int:
+    """What a detached process does: the same loop, without a terminal."""
+    found = Run(storage_at(run_dir))
+    supervisor = Supervisor(found, JobSpec.model_validate(found.now.spec), backend_of(found.record))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
+    return _exit_code(supervisor.drive(), supervisor)
+
+
+def _foreground(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
+    supervisor = Supervisor(found, spec, backend_of(found.record))
+    follower = Follower(found, terminal)
+    previous = _on_signals(supervisor)
+    try:
+        ended = supervisor.drive(follower.tick)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    assert ended
+    shown = status(found)
+    terminal.line(f"{found.id} {terminal.state(shown['state'])}" + (f": {ended.reason}" if ended.reason else ""))
+    if shown["metrics"]:
+        terminal.line(f"  {metrics_text(shown['metrics'])}")
+    if ended.state == "stopped":
+        terminal.line(f"  carry it on with: launcher resume {found.id}")
+    elif ended.state == "failed":
+        terminal.line(f"  more with: launcher why {found.id}")
+    return answer(found, args, _exit_code(ended, supervisor))
+
+
+def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
+    """Once: save and leave. Ctrl-C twice: leave at once. Returns what was installed before."""
+    asked: list[int] = []
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has it ignored
+        numbers.append(signal.SIGHUP)
+
+    def stop(number: int, frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            supervisor.kill()
+            return
+        asked.append(number)
+        supervisor.stop()
+        with suppress(OSError):  # the terminal may be gone
+            os.write(
+                2, b"\nsaving a checkpoint, then leaving; Ctrl-C once more: leave at once\n"
+            )  # print is not reentrant
+
+    return {number: signal.signal(number, stop) for number in numbers}
+
+
+def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
+    address = found.storage.root
+    log = here(address) / "supervisor.log"
+    if not is_local(address):
+        own(log.parent)
+    child = shell.spawn([sys.executable, "-m", "launcher.cli.drive", address], env=os.environ, cwd=Path.cwd(), log=log)
+    deadline = time.monotonic() + _DETACH_S
+    while time.monotonic() < deadline and child.poll() is None:
+        driver = found.ledger.refresh().driver
+        if driver and driver.pid == child.pid:
+            terminal.line(f"runs in the background; follow it with: launcher logs -f {found.id}")
+            return answer(found, args, FINISHED)
+        time.sleep(found.storage.pause_s / 2)
+    if found.ledger.refresh().ended:
+        return answer(found, args, FINISHED)
+    raise LauncherError(f"{found.id}: the background process did not take over; see {log}")
+
+
+def _exit_code(ended: RunEnded | None, supervisor: Supervisor) -> int:
+    assert ended, "only a scheduler's job hands a run on"
+    if ended.state == "finished":
+        return FINISHED
+    if ended.state == "stopped":
+        return INTERRUPTED if supervisor.killed else RESUMABLE
+    return FAILED
+
+
+def answer(found: Run, args: argparse.Namespace, code: int) -> int:
+    shown = status(found)
+    if args.json:
+        try:
+            print_json(shown)
+        except OSError:  # nobody reads it; how the run ended is in the exit code all the same
+            discard(sys.stdout)
+    return code
+
+
+def terminal_of(args: argparse.Namespace) -> Terminal:
+    return Terminal(sys.stderr if args.json else sys.stdout, unread=True)
+
+
+def who() -> str:
+    return f"pid {os.getpid()} on {os.uname().nodename}"
