@@ -333,10 +333,9 @@ def _ranks() -> Iterator[tuple[int, list[bytes]]]:
 
 def _submit(run_dir: str) -> None:
     from launcher.backends.slurm.submission import submit
-    from launcher.target import load_target
 
     run = Run(PosixStorage(Path(run_dir)))
-    submit(run, JobSpec.model_validate(run.now.spec), load_target("slurm"), worker=STUB)
+    submit(run, JobSpec.model_validate(run.now.spec), worker=STUB)
 
 
 if __name__ == "__main__":

@@ -400,8 +400,8 @@ def cancelled_with_a_checkpoint(cluster: Cluster, nodes: tuple[str, ...]) -> Lau
 @of("cancelled_with_a_checkpoint")
 def test_a_run_that_is_cancelled_with_a_checkpoint_has_lost_nothing(run: Launch) -> None:
     status = run.status
-    assert status["state"] == "stopped"
-    assert [one["cause"] for one in status["attempts"]] == ["stopped"]
+    assert status["state"] == "cancelled"
+    assert [one["cause"] for one in status["attempts"]] == ["cancelled"]
     assert run.saved == max(step for _, step in run.noted())
     assert run.in_queue() == []
 
