@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,6 @@ def test_whoever_was_given_notice_has_lost_no_step(disturbed: Launch) -> None:
     attempts = disturbed.status["attempts"]
     print([(one["first_step"], one["last_step"], one["cause"]) for one in attempts])
 
-    for before, after in zip(attempts, attempts[1:], strict=False):
+    for before, after in pairwise(attempts):
         lost = before["last_step"] - after["first_step"]
         assert lost == 0 if before["cause"] in ("preempted", "timeout") else lost <= 20
