@@ -76,8 +76,8 @@ class Supervisor:
             state = self._run.ledger.refresh()
             if self._place:
                 self._check_submission(state, self._place)
-            # A job is the only driver of the run that it was submitted for: what drove before was another job, which the
-            # scheduler has ended, or an earlier start of this one.
+            # A job is the only driver of the run that it was submitted for: what drove before was another job, which
+            # the scheduler has ended, or an earlier start of this one.
             driver = None if self._place else living_driver(self._run, state)
             if driver and driver != self._me:
                 raise NotTheDriver(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from launcher import shell
 from launcher.backend import Plan
-from launcher.cli.place import backend_of
 from launcher.cli.common import print_json
+from launcher.cli.place import backend_of
 from launcher.errors import LauncherError, UsageError
 from launcher.snapshot import Staged, import_path
 from launcher.spec import JobSpec, json_schema, load_spec

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("run", metavar="RUN", nargs="?", help="id, name or unique beginning; default: the latest")
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("--on", metavar="TARGET", default="local", help="local (default), slurm, or the name of a target")
+    place.add_argument("--on", metavar="TARGET", default="local", help="local (default), slurm, or a target's name")
     detach = argparse.ArgumentParser(add_help=False)
     detach.add_argument("-d", "--detach", action="store_true", help="return at once; the run goes on in the background")
 

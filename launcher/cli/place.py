@@ -57,7 +57,9 @@ def _submit(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Termi
     except LauncherError as refused:
         state = found.ledger.refresh()
         found.ledger.append(RunEnded(state="failed", reason=f"not submitted: {refused}"), after=state.version)
-        raise LauncherError(f"{refused}\n{found.id} was not submitted; try again with: launcher resume {found.id}") from None
+        raise LauncherError(
+            f"{refused}\n{found.id} was not submitted; try again with: launcher resume {found.id}"
+        ) from None
     terminal.line(f"  submitted as job {job}; follow it with: launcher logs -f {found.id}")
     return answer(found, args, FINISHED)
 
@@ -68,10 +70,10 @@ def check_no_job(found: Run, state: RunState) -> None:
     if job:
         from launcher.backends.slurm import commands
 
-        if commands.is_there(job):
+        if commands.lives(job):
             raise LauncherError(
-                f"{found.id}: job {job} waits or runs for it; `launcher cancel {found.id}` ends that, and `launcher logs "
-                f"-f {found.id}` follows it"
+                f"{found.id}: job {job} waits or runs for it; `launcher logs -f {found.id}` follows it, and "
+                f"`launcher cancel {found.id}` ends that"
             )
 
 

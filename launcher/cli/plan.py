@@ -16,8 +16,8 @@ from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal
 from launcher.elastic import allowed_sizes
 from launcher.exactness import guarantee
-from launcher.snapshot import describe, digest_of
 from launcher.run import Record
+from launcher.snapshot import describe, digest_of
 from launcher.spec import Checkpoint, JobSpec, load_spec
 from launcher.target import load_target, placed
 from launcher.tree import Source, in_words

@@ -16,6 +16,7 @@ SECTIONS = [
     "Checkpoint",
     "ClassSpec",
     "Code",
+    "Container",
     "Env",
     "Model",
     "Resources",
@@ -60,6 +61,7 @@ def test_it_knows_every_section_and_what_must_be_there(schema: dict[str, Any]) -
     assert schema["required"] == ["name", "model"]
     assert {name: section["required"] for name, section in schema["$defs"].items() if "required" in section} == {
         "ClassSpec": ["class_path"],
+        "Container": ["image"],
         "Model": ["class_path"],
         "Sweep": ["matrix"],
         "Tpu": ["accelerator_type"],

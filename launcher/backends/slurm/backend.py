@@ -122,8 +122,11 @@ class SlurmBackend:
         progress = run.read_json(progress_path(attempt)) or {}
         left = progress.get("left")
         log = _read(_srun_log(run.storage.root, attempt))
-        if self._start is None or self._srun is None or handle["job"] != self._start.job or (
-            handle["restarts"] != self._start.restarts
+        if (
+            self._start is None
+            or self._srun is None
+            or handle["job"] != self._start.job
+            or (handle["restarts"] != self._start.restarts)
         ):
             return _of_earlier_start(handle, left, lost_hosts(log))
         code = self._srun.poll()
@@ -140,9 +143,7 @@ class SlurmBackend:
         first = next(iter(exits), None)
         # What srun ended itself, after the first.
         echoes = {rank for rank, number in exits.items() if rank != first and number < 0}
-        cause, reason = attempt_cause(
-            exits, records, ended_by_us=set(exits) if self._killed else echoes, left=left
-        )
+        cause, reason = attempt_cause(exits, records, ended_by_us=set(exits) if self._killed else echoes, left=left)
         if not exits and not records and not left and code != 0:
             cause, reason = Cause.INFRA, f"srun ended with {code}; see {_srun_log(run.storage.root, attempt)}"
         if lost:
@@ -173,7 +174,7 @@ class SlurmBackend:
 
 
 def _of_earlier_start(handle: Handle, left: str | None, lost: tuple[str, ...]) -> Seen:
-    """An attempt of another start of the job, or of another job: it ended with that, and nobody was there to see how."""
+    """An attempt of another start of the job, or of another job: it ended with that, and nobody has seen how."""
     if left:
         return Seen(Phase.ENDED, Cause.PREEMPTED, f"saved and left at {left}", lost)
     return Seen(

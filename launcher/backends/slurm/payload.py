@@ -9,10 +9,10 @@ from launcher.backends.ranks import WORKER
 from launcher.backends.slurm import submission as submissions
 from launcher.backends.slurm.allocation import JobAllocation, this_start
 from launcher.backends.slurm.backend import SlurmBackend
-from launcher.backends.slurm.script import lead_s
+from launcher.backends.slurm.script import lead_of
 from launcher.errors import NotTheDriver
 from launcher.run import Run
-from launcher.spec import JobSpec, seconds
+from launcher.spec import JobSpec
 from launcher.supervise import Place, Supervisor
 
 
@@ -29,7 +29,7 @@ class Supervise:
         spec = JobSpec.model_validate(run.now.spec)
         start = this_start()
         again = partial(submissions.submit, again=True, worker=self.worker)
-        allocation = JobAllocation(start, lead_s=lead_s(spec.slurm, seconds(spec.resources.time) if spec.resources.time else None), resubmit=again)
+        allocation = JobAllocation(start, lead_s=lead_of(spec), resubmit=again)
         # In place of submitit's: what a signal means here is found out, not guessed.
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):
             signal.signal(number, lambda *_: allocation.tell())
