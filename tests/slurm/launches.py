@@ -139,9 +139,14 @@ class Launch:
             raise AssertionError(f"the nodes were not left: {error}\n{self.told()}") from None
 
     def run_out_of_time(self) -> None:
-        """Its allocation ends now; Slurm looks every 30 s."""
+        """Its allocation ends now, which Slurm sees within 30 s; the next one is as long as ever."""
+        job, attempt = self.job, self.run.ledger.refresh().attempts[-1].number
+        limit = self.cluster.job(job)["TimeLimit"]
         end = time.strftime("%FT%T", time.localtime(time.time() + 2))
-        self.cluster.scontrol("update", f"jobid={self.job}", f"endtime={end}")
+        self.cluster.scontrol("update", f"jobid={job}", f"endtime={end}")
+        self.until(lambda: self.causes[attempt - 1], "its time to be over", SLOW_S)
+        with suppress(ClusterError):  # it may have been submitted again
+            self.cluster.scontrol("update", f"jobid={job}", f"timelimit={limit}")  # else it keeps the shorter one
 
     def finish(self, attempt: int = 1, seconds: float = SLOW_S) -> "Launch":
         """Let that attempt or a later one do some work, then come to its end."""
@@ -249,7 +254,7 @@ def created(
     """
     name = f"r{time.monotonic_ns()}"
     sections = {"slurm": {}, **sections}
-    sections["slurm"] = {"nodelist": list(nodes), "signal_delay": "60s", **sections["slurm"]}
+    sections["slurm"] = {"nodelist": list(nodes), "signal_delay": "10s", **sections["slurm"]}
     sections["resources"] = {**SPEC["resources"], "nodes": len(nodes), **sections.get("resources", {})}
     record = Record(
         id=name,
