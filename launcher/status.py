@@ -110,9 +110,10 @@ def brief(run: Run) -> dict[str, Any]:
         attempts = max(int(name) for name in run.storage.list("attempts"))
         if finished := run.read_json(finished_path(attempts)):
             ended = {"state": "finished", "reason": "", "step": finished["step"], "epoch": finished["epoch"]}
+            ended |= {"job": None}
             return {**line, **ended, "attempts": attempts}
     full = status(run)
-    shown = {key: full[key] for key in ("state", "reason", "step", "epoch")}
+    shown = {key: full[key] for key in ("state", "reason", "step", "epoch", "job")}
     return {**line, **shown, "attempts": len(full["attempts"])}
 
 

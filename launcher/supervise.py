@@ -30,6 +30,8 @@ from launcher.status import last_step, living_driver
 
 STOP_GRACE_S = 120.0
 """How long ranks may take to save and leave before they are killed."""
+LAST_WORDS_S = 2.0
+"""How long the ranks of a cancelled job are waited for. What they save after that counts all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Supervisor:
         self._stop_since: float | None = None
         self._killed = False
         self._asked = 0
+        self._cancelled_at = 0.0
 
     def stop(self) -> None:
         """Save and leave at the next step. May be called from a signal handler: it only takes a note."""
@@ -170,9 +173,8 @@ class Supervisor:
             self._end(attempt, *self._judged(state, attempt, seen), lost=seen.lost)
             return
         ending = self._ending()
-        if ending and ending.cause == Cause.CANCELLED and not state.cancelling:
-            # At once: the scheduler may kill this process before the ranks have left.
-            self._run.ledger.append(CancelRequested(by=ending.reason, checkpoint=True), after=state.version)
+        if ending and ending.cause == Cause.CANCELLED:
+            self._watch_cancelled(state, attempt, ending)
         elif (state.cancelling and not state.saves_first) or self._killed:
             self._backend.kill(attempt.handle)
         elif self._stop_since or state.cancelling:
@@ -183,6 +185,14 @@ class Supervisor:
                 self._ask_to_stop(attempt)
         elif self._place and self._place.allocation.stops_soon():
             self._ask_to_stop(attempt)
+
+    def _watch_cancelled(self, state: RunState, attempt: Attempt, ending: Ending) -> None:
+        """The scheduler ends this process soon, perhaps before the ranks have left: all is written down before."""
+        if not state.cancelling:
+            self._cancelled_at = time.monotonic()
+            self._run.ledger.append(CancelRequested(by=ending.reason, checkpoint=True), after=state.version)
+        elif time.monotonic() - self._cancelled_at > LAST_WORDS_S:
+            self._end(attempt, Cause.CANCELLED, ending.reason)
 
     def _ask_to_stop(self, attempt: Attempt) -> None:
         if attempt.handle is not None and self._asked != attempt.number:

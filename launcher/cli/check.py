@@ -10,18 +10,16 @@ from pathlib import Path
 from launcher import shell
 from launcher.backend import Plan
 from launcher.cli.common import print_json
-from launcher.cli.place import backend_of
+from launcher.cli.place import backend_of, spec_and_target
 from launcher.errors import LauncherError, UsageError
 from launcher.snapshot import Staged, import_path
-from launcher.spec import JobSpec, json_schema, load_spec
-from launcher.target import load_target, placed
+from launcher.spec import JobSpec, json_schema
 
 
 def check(args: argparse.Namespace) -> int:
     from launcher.cli.run import new_record
 
-    target = load_target(args.on)
-    spec = placed(load_spec(Path(args.spec), args.overrides), target)
+    spec, target = spec_and_target(args)
     record = new_record(spec, Path(args.spec), args.overrides, "check", args.on, target)
     plan = backend_of(record).plan(str(Path("run").absolute()), record, spec, 1)
     check_spec(spec, plan)

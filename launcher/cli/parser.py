@@ -91,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
     cancel = verb("cancel", "end a run for good, without saving", run, root, json)
     cancel.add_argument("--checkpoint", action="store_true", help="save before")
     cancel.set_defaults(handler="cancel:cancel")
+    verb(
+        "reconcile",
+        "hold the runs against Slurm's queue: adopt jobs that no run names, bring back runs whose job is gone",
+        *(run, root, json),
+    ).set_defaults(handler="reconcile:reconcile")
     checkpoints = verb("checkpoints", "a run's checkpoints: list, verify, export, prune, diff")
     checkpoints.epilog = "`launcher checkpoints [RUN]` is short for `launcher checkpoints list [RUN]`."
     actions = checkpoints.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -123,6 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
     board = verb("tensorboard", "show a run's curves in TensorBoard", run, root)
     board.add_argument("--port", type=int, default=6006, help="default: 6006")
     board.set_defaults(handler="tensorboard:tensorboard")
+    probe = verb("probe", "learn about the Slurm cluster of this machine: a target for `--on`, limits to check", json)
+    probe.add_argument("--on", metavar="NAME", help="what to call the target (default: the cluster's own name)")
+    probe.add_argument(
+        "--try", action="store_true", dest="try_node", help="see in a short job whether nodes can requeue their jobs"
+    )
+    probe.set_defaults(handler="probe:probe")
     verb("schema", "print the JSON Schema of a job spec, for editors").set_defaults(handler="check:schema")
     shell = verb("completion", 'print completion for a shell, e.g. eval "$(launcher completion bash)"')
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"))

@@ -16,14 +16,36 @@ from launcher.backends.local import LocalBackend
 from launcher.cli.common import print_json
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
-from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError
+from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, SpecError
 from launcher.ledger import RunEnded, RunState
 from launcher.run import Record, Run
-from launcher.spec import JobSpec
+from launcher.spec import JobSpec, load_spec
 from launcher.status import status
 from launcher.supervise import Supervisor
+from launcher.target import Target, load_target, placed
 
 _DETACH_S = 30.0
+
+
+def spec_and_target(args: argparse.Namespace) -> tuple[JobSpec, Target]:
+    """The spec of the call with the defaults of its target.
+
+    Raises:
+        SpecError: either is wrong, or the spec asks for what the target does not have, as far as that was learned.
+    """
+    target = load_target(args.on)
+    spec = placed(load_spec(Path(args.spec), args.overrides), target)
+    check_fits(spec, target)
+    return spec, target
+
+
+def check_fits(spec: JobSpec, target: Target) -> None:
+    """Raises SpecError when a cluster whose limits are known would never run it."""
+    if target.facts:
+        from launcher.backends.slurm.checks import problems
+
+        if found := problems(spec, target.facts):
+            raise SpecError(found)
 
 
 def backend_of(record: Record) -> Backend:

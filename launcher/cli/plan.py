@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +12,20 @@ from launcher.address import below, here, is_local
 from launcher.cadence import FIRST_S, SHARE
 from launcher.checkpoints import rules_in_words
 from launcher.cli.common import print_json, runs_root
-from launcher.cli.place import backend_of
+from launcher.cli.place import backend_of, spec_and_target
 from launcher.cli.run import code_sources, new_record
-from launcher.cli.terminal import Terminal
+from launcher.cli.terminal import Terminal, clock
 from launcher.elastic import allowed_sizes
+from launcher.errors import LauncherError
 from launcher.exactness import guarantee
 from launcher.run import Record
 from launcher.snapshot import describe, digest_of
-from launcher.spec import Checkpoint, JobSpec, load_spec
-from launcher.target import load_target, placed
+from launcher.spec import Checkpoint, JobSpec
 from launcher.tree import Source, in_words
 
 
 def plan(args: argparse.Namespace) -> int:
-    target = load_target(args.on)
-    spec = placed(load_spec(Path(args.spec), args.overrides), target)
+    spec, target = spec_and_target(args)
     record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID", args.on, target)
     run_dir = below(runs_root(args), record.id)
     sources = code_sources(spec, record, run_dir)
@@ -36,7 +36,7 @@ def plan(args: argparse.Namespace) -> int:
     batch = _script(record, spec, run_dir) if record.site else None
     if args.json:
         body = {"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]}
-        print_json({**body, "script": batch})
+        print_json({**body, "script": batch, "starts": _starts(batch) if batch else None})
         return 0
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
@@ -56,6 +56,10 @@ def plan(args: argparse.Namespace) -> int:
     if planned.archive and not is_local(run_dir):
         terminal.line(f"  unpacks     {planned.run_dir}/{planned.archive}")
     if batch is not None:
+        from launcher.backends.slurm.script import lead_of
+
+        terminal.line(f"  stops       {lead_of(spec):.0f} s before the end of an allocation, and at a preemption")
+        terminal.line(f"  starts      {_starts(batch)}")
         terminal.line()
         terminal.line(terminal.colour("# sbatch", "dim"))
         terminal.line(batch.rstrip())
@@ -73,6 +77,20 @@ def plan(args: argparse.Namespace) -> int:
 
 def _env(env: Mapping[str, str]) -> str:
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items())
+
+
+def _starts(batch: str) -> str:
+    """Slurm's own estimate, in words."""
+    from launcher.backends.slurm import commands
+
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(batch)
+        file.flush()
+        try:
+            at = commands.start_estimate([file.name])
+        except LauncherError as error:
+            return f"unknown: {error}"
+    return f"about {clock(at)}, as Slurm estimates now" if at else "unknown: Slurm gives no estimate"
 
 
 def _script(record: Record, spec: JobSpec, run_dir: str) -> str:

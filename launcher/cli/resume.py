@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 from launcher.cli.check import check_spec
 from launcher.cli.common import wanted_run
-from launcher.cli.place import answer, backend_of, carry_on, check_no_job, terminal_of, who
+from launcher.cli.place import answer, backend_of, carry_on, check_fits, check_no_job, terminal_of, who
 from launcher.cli.run import staged_code
 from launcher.errors import FINISHED, LauncherError, LedgerConflict
 from launcher.exactness import consequences
@@ -58,4 +58,9 @@ def _changed(found: Run, state: RunState, overrides: list[str]) -> JobSpec:
     """The spec as it was written, with all that was changed since, and now."""
     every = [*found.record.overrides, *state.overrides, *overrides]
     spec = parse_spec(found.record.spec_text, source=found.record.spec_file, overrides=every)
-    return placed(spec, Target.model_validate(found.record.site)) if found.record.site else spec
+    if not found.record.site:
+        return spec
+    target = Target.model_validate(found.record.site)
+    spec = placed(spec, target)
+    check_fits(spec, target)
+    return spec

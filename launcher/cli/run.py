@@ -13,18 +13,17 @@ from launcher.address import below
 from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
 from launcher.cli.common import run_and_step, runs_root
-from launcher.cli.place import backend_of, carry_on, terminal_of
+from launcher.cli.place import backend_of, carry_on, spec_and_target, terminal_of
 from launcher.errors import UsageError
 from launcher.ledger import CheckpointSaved
 from launcher.run import Record, Run, check_id, create_run, new_id, run_ids
-from launcher.spec import JobSpec, load_spec
-from launcher.target import Target, load_target, placed
+from launcher.spec import JobSpec
+from launcher.target import Target
 
 
 def run(args: argparse.Namespace) -> int:
     spec_file = Path(args.spec)
-    target = load_target(args.on)
-    spec = placed(load_spec(spec_file, args.overrides), target)
+    spec, target = spec_and_target(args)
     record = new_record(spec, spec_file, args.overrides, args.name, args.on, target)
     check_id(record.id)  # create_run would say this and the next too, but after the check
     run_dir = below(runs_root(args), record.id)

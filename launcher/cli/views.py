@@ -1,11 +1,13 @@
 """Read-only views over the ledger: list, status, events."""
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from launcher.address import storage_at
 from launcher.cli.common import damage_named, print_json, runs_root, wanted_run
+from launcher.cli.scheduler import Hint, hints, in_words
 from launcher.cli.terminal import Terminal, ago, bar, clock, metrics_text
 from launcher.errors import LauncherError
 from launcher.run import open_run, run_ids
@@ -16,6 +18,8 @@ from launcher.status import status as status_of
 def list_runs(args: argparse.Namespace) -> int:
     root = runs_root(args)
     runs = [_brief(root, run_id) for run_id in run_ids(root)]
+    said = _hints(runs)
+    runs = [{**one, "scheduler": said.get(one["job"])} for one in runs]
     if args.json:
         print_json(runs)
         return 0
@@ -31,12 +35,17 @@ def list_runs(args: argparse.Namespace) -> int:
             str(one["step"]),
             str(one["attempts"]),
             ago(one["created"]),
-            one["reason"],
+            one["reason"] or (in_words(one["job"], one["scheduler"]) if one["scheduler"] else ""),
         )
         for one in runs
     ]
     terminal.table(("RUN", "STATE", "TARGET", "STEP", "ATTEMPTS", "CREATED", "REASON"), rows)
     return 0
+
+
+def _hints(shown: Iterable[dict[str, Any]]) -> dict[str, Hint]:
+    """What the scheduler says of the jobs that runs wait for, or run in."""
+    return hints({one["job"] for one in shown if one["job"] and one["state"] in ("queued", "running", "unknown")})
 
 
 def _brief(root: str, run_id: str) -> dict[str, Any]:
@@ -47,17 +56,20 @@ def _brief(root: str, run_id: str) -> dict[str, Any]:
             return brief(run)
     except LauncherError as error:
         line = {"run": run_id, "name": run_id, "target": "", "created": storage_at(root).modified(f"{run_id}/run.json")}
-        return {**line, "state": "unknown", "reason": str(error), "step": 0, "epoch": 0, "attempts": 0}
+        return {**line, "state": "unknown", "reason": str(error), "step": 0, "epoch": 0, "attempts": 0, "job": None}
 
 
 def status(args: argparse.Namespace) -> int:
     shown = status_of(wanted_run(args))
+    hint = _hints([shown]).get(shown["job"])
     if args.json:
-        print_json(shown)
+        print_json({**shown, "scheduler": hint})
         return 0
     terminal = Terminal()
     state = terminal.state(shown["state"]) + (f": {shown['reason']}" if shown["reason"] else "")
     terminal.line(f"{terminal.colour(shown['run'], 'bold')}  {state}")
+    if hint:
+        terminal.line(f"  scheduler   {in_words(shown['job'], hint)}")
     terminal.line(f"  target      {shown['target']}")
     terminal.line(f"  progress    {bar({**shown, 'metrics': {}})}")
     if shown["precision"]:

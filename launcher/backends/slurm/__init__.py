@@ -1,1 +1,1 @@
-"""A SLURM cluster."""
+"""Runs on a Slurm cluster: a job whose batch process is the supervisor, and in it one step a start of all ranks."""
