@@ -307,6 +307,13 @@ def written(folder: Path, **sections: Any) -> Path:
     return path
 
 
+def clear(cluster: Cluster) -> None:
+    """Of all jobs: one that a failed test has left would keep nodes from the next."""
+    if jobs := cluster.output("squeue", "--noheader", "--format=%A").split():
+        cluster.scancel(*jobs)
+        eventually(lambda: not cluster.output("squeue", "--noheader").strip(), "all jobs to end")
+
+
 class Nodes:
     """Nodes of a cluster that tests which go on at once share out among themselves."""
 

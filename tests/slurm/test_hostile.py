@@ -10,7 +10,7 @@ from cli.commands import Done
 
 from launcher.run import log_path
 from slurm.cluster import Cluster
-from slurm.launches import REPOSITORY, Launch, created, launch, launcher, submit, written
+from slurm.launches import REPOSITORY, Launch, clear, created, launch, launcher, submit, written
 
 pytestmark = pytest.mark.slurm
 
@@ -37,6 +37,12 @@ VALUES = {
     "nothing": "",
 }
 OPTIONS = ("partition", "account", "qos", "constraint", "reservation", "gres", "dependency", "mail_user")
+
+
+@pytest.fixture(autouse=True)
+def cleared(cluster: Cluster) -> Iterator[None]:
+    yield
+    clear(cluster)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slurm.cluster import Cluster, ClusterError
-from slurm.launches import SLOW_S, Launch, launch
+from slurm.launches import SLOW_S, Launch, clear, launch
 
 pytestmark = pytest.mark.slurm
 
@@ -29,6 +29,7 @@ def fragile(cluster: Cluster) -> Iterator[Cluster]:
         cluster.net_restore(node)
         if set(cluster.node(node)["State"].split("+")) & {"DOWN", "DRAIN"}:
             cluster.resume(node)
+    clear(cluster)
 
 
 def trains(cluster: Cluster) -> Launch:

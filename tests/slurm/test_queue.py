@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cli.commands import LAUNCHER, Done
 from launcher.ledger import Submitted, Submitting
 from launcher.run import open_run
 from slurm.cluster import Cluster
-from slurm.launches import Launch, launch, launcher, written
+from slurm.launches import Launch, clear, launch, launcher, written
 
 pytestmark = pytest.mark.slurm
 
@@ -26,6 +27,12 @@ kill -9 $PPID
 """
 _AT_ONCE_S = 20.0
 """On a busy machine; no rank has started by then."""
+
+
+@pytest.fixture(autouse=True)
+def cleared(cluster: Cluster) -> Iterator[None]:
+    yield
+    clear(cluster)
 
 
 def submitted(cluster: Cluster, *words: str, name: str = "", **env: str) -> tuple[Done, Launch]:
@@ -82,9 +89,6 @@ def test_status_says_why_a_job_waits(cluster: Cluster) -> None:
     assert "JobHeldUser" in held.status["reason"]
     assert cluster.job(second.job)["Reason"].split("_")[0] in second.status["reason"]
     assert first.status["state"] == "running"
-    for run in (held, second, first):
-        assert run.launcher("cancel").code == 0
-        run.end()
 
 
 def test_plan_prints_the_script_and_how_ranks_are_started_and_does_nothing(cluster: Cluster) -> None:
@@ -112,8 +116,11 @@ def test_logs_follows_a_run_on_another_machine_to_its_end(cluster: Cluster) -> N
     env = {**os.environ, **cluster.env}
     argv = [LAUNCHER, "logs", "-f", name, "--runs-root", root]
     with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as following:
-        run.finish()
-        told, _ = following.communicate(timeout=30)
+        try:
+            run.finish()
+            told, _ = following.communicate(timeout=30)
+        finally:
+            following.kill()  # leaving the block waits for it
 
     assert following.returncode == 0, told
     assert "hello" in told
