@@ -1,4 +1,4 @@
-"""Stands for a rank in the tests of the supervisor: does what stub.json in the run directory says. No torch.
+"""Stands for a rank in the tests of supervisors and backends: does what stub.json in the run directory says. No torch.
 
 stub.json maps "ATTEMPT.RANK", "ATTEMPT", or "*" to a list of actions, each a list of a name and its arguments.
 """
@@ -10,13 +10,17 @@ import site
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from launcher.node.environment import die_with_parent
 
+if TYPE_CHECKING:
+    from launcher.ledger import Event, Ledger
+
 RUN_DIR = Path(os.environ["LAUNCHER_RUN_DIR"])
-ATTEMPT, RANK = int(os.environ["LAUNCHER_ATTEMPT"]), int(os.environ["RANK"])
+ATTEMPT, RANK = int(os.environ["LAUNCHER_ATTEMPT"]), int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])
 FOLDER = RUN_DIR / f"attempts/{ATTEMPT:03d}"
 
 
@@ -42,8 +46,9 @@ def leave(number: int, frame: object) -> NoReturn:
 
 
 def fail(kind: str, type_: str, message: str) -> NoReturn:
-    record = {"rank": RANK, "host": "here", "time": time.time(), "kind": kind, "type": type_, "message": message}
-    write(FOLDER / f"failure-{RANK:05d}.json", {**record, "traceback": "Traceback ..."})
+    record = {"rank": RANK, "host": os.uname().nodename, "time": time.time()}
+    said = {"kind": kind, "type": type_, "message": message, "traceback": "Traceback ..."}
+    write(FOLDER / f"failure-{RANK:05d}.json", {**record, **said})
     os._exit(1)
 
 
@@ -66,6 +71,10 @@ def act(action: str, *arguments: Any) -> None:
             write(FOLDER / "progress.json", {"step": arguments[0], "epoch": 0})
         case "save":
             save(*arguments)
+        case "train":
+            train(*arguments)
+        case "print":
+            print(*arguments, flush=True)
         case "leave behind":
             command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
             note("left_behind.log", str(subprocess.Popen(command).pid))
@@ -83,20 +92,74 @@ def act(action: str, *arguments: Any) -> None:
             raise ValueError(action)
 
 
-def save(step: int) -> None:
-    """An event of a rank, written while the supervisor writes its own."""
+@cache
+def ledger() -> "Ledger":
     site.main()  # this process was started without it
-    from launcher.checkpoints import checkpoint_path, newest_attempt
-    from launcher.ledger import CheckpointSaved, Ledger
+    from launcher.ledger import Ledger
     from launcher.storage import PosixStorage
 
+    return Ledger(PosixStorage(RUN_DIR))
+
+
+def append(event: "Event") -> None:
+    """An event of a rank, written while the supervisor writes its own. Raises Fenced in an overtaken attempt."""
+    from launcher.checkpoints import newest_attempt
+
+    ledger().append_while(newest_attempt(ATTEMPT), event)
+
+
+def save(step: int) -> None:
+    ledger()
+    from launcher.checkpoints import checkpoint_path
+    from launcher.ledger import CheckpointSaved
+
     path = checkpoint_path(step, ATTEMPT)
-    event = CheckpointSaved(attempt=ATTEMPT, step=step, epoch=0, path=path, bytes=0, complete=False)
-    Ledger(PosixStorage(RUN_DIR)).append_while(newest_attempt(ATTEMPT), event)
+    append(CheckpointSaved(attempt=ATTEMPT, step=step, epoch=0, path=path, bytes=0, complete=False))
+
+
+def resume() -> int:
+    """The step of the newest checkpoint, once it is in the ledger that this attempt begins there."""
+    ledger()
+    from launcher.checkpoints import in_order
+    from launcher.ledger import AttemptResumes
+
+    saved = in_order(ledger().refresh())
+    step, path = (saved[-1].step, saved[-1].path) if saved else (0, None)
+    append(AttemptResumes(attempt=ATTEMPT, step=step, path=path))
+    return step
+
+
+def train(step_s: float, every: int, steps: int = sys.maxsize) -> NoReturn:
+    """As ranks do: from the newest checkpoint on, one each `every` steps, and one at SIGTERM or SIGUSR2 to any of them.
+
+    Rank 0 does the work. The end has come after `steps`, or once there is a file called `enough` in the run directory.
+    """
+    stop = FOLDER / "stop"
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: stop.write_text(signal.Signals(number).name))
+    if RANK != 0:
+        while not stop.exists() and not (FOLDER / "finished.json").exists():
+            time.sleep(0.05)
+        os._exit(0)
+    step = resume()
+    while step < steps and not stop.exists() and not (RUN_DIR / "enough").exists():
+        time.sleep(step_s)
+        step += 1
+        note("steps.log", f"{ATTEMPT} {step}")
+        write(FOLDER / "progress.json", {"step": step, "epoch": 0})
+        if step % every == 0:
+            save(step)
+    if stop.exists():
+        save(step)
+        write(FOLDER / "progress.json", {"step": step, "epoch": 0, "left": stop.read_text()})
+    else:
+        write(FOLDER / "finished.json", {"step": step, "epoch": 1, "attempt": ATTEMPT, "metrics": {}})
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    die_with_parent(int(os.environ["LAUNCHER_PARENT"]))
+    if parent := os.environ.get("LAUNCHER_PARENT"):
+        die_with_parent(int(parent))
     note("started.log", f"{ATTEMPT} {RANK} {os.getpid()}")
     write(FOLDER / f"environment-{RANK}.json", dict(os.environ))
     script = json.loads((RUN_DIR / "stub.json").read_text())
