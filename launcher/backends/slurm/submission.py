@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,8 @@ def _executor(
 ) -> Any:
     from submitit import SlurmExecutor
 
+    if not shutil.which("srun"):  # submitit raises RuntimeError
+        raise SlurmError("srun: not on PATH. Is this a login node of a Slurm cluster?")
     python = (record.site or {}).get("python") or sys.executable
     # exec: under proctrack/cgroup the shell's end would be the end of all that it started, when SIGTERM comes.
     executor = SlurmExecutor(Path(run_dir, FOLDER), python=f"exec {shlex.quote(python)} -P")
