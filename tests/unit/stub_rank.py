@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launcher.node.environment import die_with_parent
+from launcher.node.environment import adopt_slurm_numbers, die_with_parent
 
+adopt_slurm_numbers()
 RUN_DIR = Path(os.environ["LAUNCHER_RUN_DIR"])
 ATTEMPT, RANK = int(os.environ["LAUNCHER_ATTEMPT"]), int(os.environ["RANK"])
 FOLDER = RUN_DIR / f"attempts/{ATTEMPT:03d}"
@@ -53,6 +54,7 @@ def act(action: str, *arguments: Any) -> None:
             time.sleep(*arguments)
         case "obey":
             signal.signal(signal.SIGTERM, leave)
+            signal.signal(signal.SIGUSR2, leave)
         case "ignore":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         case "ready":
@@ -96,7 +98,8 @@ def save(step: int) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent(int(os.environ["LAUNCHER_PARENT"]))
+    if parent := os.environ.get("LAUNCHER_PARENT"):
+        die_with_parent(int(parent))
     note("started.log", f"{ATTEMPT} {RANK} {os.getpid()}")
     write(FOLDER / f"environment-{RANK}.json", dict(os.environ))
     script = json.loads((RUN_DIR / "stub.json").read_text())
