@@ -173,6 +173,7 @@ class _Allocation:
 
 PREEMPTED = Ending(cause=Cause.PREEMPTED, reason="job 7 was preempted")
 CANCELLED = Ending(cause=Cause.CANCELLED, reason="job 7 was cancelled (scancel)")
+BEFORE: Handle = {"job": "7", "restarts": 0, "step": "attempt-001"}
 NODE_LOST = Ending(cause=Cause.INFRA, reason="job 7 has lost a node")
 
 
@@ -420,11 +421,9 @@ class TestHowItEnded:
 class TestEarlierStart:
     """An attempt of a start of the job that is over: nobody has seen how it ended."""
 
-    HANDLE: Handle = {"job": "7", "restarts": 0, "step": "attempt-001"}
-
     @pytest.mark.parametrize("now", [replace(HERE, restarts=1), replace(HERE, job="8"), HERE, None])
     def test_it_ended_with_that(self, make: MakeRun, now: Start | None) -> None:
-        seen = SlurmBackend(now).poll(make({}), 1, self.HANDLE)
+        seen = SlurmBackend(now).poll(make({}), 1, BEFORE)
 
         assert (seen.phase, seen.cause, seen.lost) == (Phase.ENDED, Cause.INFRA, ())
         assert "job 7 was ended by Slurm" in seen.reason
@@ -433,7 +432,7 @@ class TestEarlierStart:
         run = make({})
         run.write_json("attempts/001/progress.json", {"step": 7, "epoch": 0, "left": "SIGUSR2"})
 
-        seen = SlurmBackend(replace(HERE, restarts=1)).poll(run, 1, self.HANDLE)
+        seen = SlurmBackend(replace(HERE, restarts=1)).poll(run, 1, BEFORE)
 
         assert seen == Seen(Phase.ENDED, Cause.PREEMPTED, "saved and left at SIGUSR2")
 
@@ -442,7 +441,7 @@ class TestEarlierStart:
         Path(run.storage.root, "attempts/001").mkdir(parents=True)
         Path(run.storage.root, "attempts/001/srun.log").write_text((RECORDED / "poweroff.log").read_text())
 
-        assert SlurmBackend(replace(HERE, restarts=1)).poll(run, 1, self.HANDLE).lost == ("n2",)
+        assert SlurmBackend(replace(HERE, restarts=1)).poll(run, 1, BEFORE).lost == ("n2",)
 
     def test_none_is_found_that_lives(self, make: MakeRun) -> None:
         assert SlurmBackend(HERE).find(make({}).storage.root, 1) is None
