@@ -115,4 +115,4 @@ def _srun() -> str:
 
 
 def _lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
+    return file.read_text().rstrip("\n").split("\n") if file.exists() else []
