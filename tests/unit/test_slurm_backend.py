@@ -428,6 +428,18 @@ class TestEarlierStart:
         assert (seen.phase, seen.cause, seen.lost) == (Phase.ENDED, Cause.INFRA, ())
         assert "job 7 was ended by Slurm" in seen.reason
 
+    @pytest.mark.parametrize("change", [{"restarts": 1}, {"job": "6"}])
+    def test_it_is_not_taken_for_the_one_that_runs_now(
+        self, make: MakeRun, slurm: FakeSlurm, change: dict[str, Any]
+    ) -> None:
+        slurm.srun_then(code=3)
+        attempt = Attempt(make({}))
+        attempt.end()
+
+        seen = attempt.backend.poll(attempt.run, 1, {**attempt.handle, **change})
+
+        assert "was ended by Slurm" in seen.reason
+
     def test_ranks_that_said_that_they_leave_have_saved(self, make: MakeRun) -> None:
         run = make({})
         run.write_json("attempts/001/progress.json", {"step": 7, "epoch": 0, "left": "SIGUSR2"})
