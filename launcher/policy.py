@@ -87,9 +87,10 @@ def decide(state: RunState, retry: Retry, *, stopping: bool, now: float) -> Star
     last = state.attempts[-1] if state.attempts else None
     if last and last.cause == Cause.FINISHED and last.number > state.budget_from:
         return Finish("finished", last.reason or "")
-    if state.cancelling:
-        return Finish("cancelled", "cancelled by the user")
     counted = [attempt for attempt in state.attempts if attempt.number > state.budget_from]
+    if state.cancelling:
+        told = counted[-1].reason if counted and counted[-1].cause == Cause.CANCELLED else None
+        return Finish("cancelled", told or "cancelled by the user")
     if last is None or not counted:
         return Finish("stopped", _BY_USER) if stopping else Start(len(state.attempts) + 1)
     if last.cause in (Cause.STOPPED, Cause.CANCELLED):  # if not stopping: its supervisor died before it could say so

@@ -78,7 +78,13 @@ def run_state(run: Run, state: RunState, finished: Mapping[str, Any] | None) -> 
         return "queued", f"attempt {len(state.attempts) + 1} is about to start"
     if state.cancelling:
         return "cancelled", "cancelled by the user"
-    gone = f"process {driver.pid} on {driver.host}, which drove it, is gone; `launcher resume {run.id}`"
+    gone = f"process {driver.pid} on {driver.host}, which drove it, is gone; "
+    if state.submission and (waiting := _waiting(state)):
+        if state.submission.job != driver.job:
+            return "queued", waiting
+        again = f"its scheduler starts job {driver.job} again, or else `launcher reconcile {run.id}` has it go on"
+        return "unknown", gone + again
+    gone += f"`launcher resume {run.id}`"
     # From another machine, silence is no proof of death.
     return ("stopped" if driver.machine == this_machine() else "unknown"), gone
 

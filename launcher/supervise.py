@@ -55,7 +55,7 @@ class Supervisor:
         self._stop_since: float | None = None
         self._killed = False
         self._asked = 0
-        self._cancelled_at = 0.0
+        self._cancelled_at: float | None = None
 
     def stop(self) -> None:
         """Save and leave at the next step. May be called from a signal handler: it only takes a note."""
@@ -142,7 +142,7 @@ class Supervisor:
     def _between_attempts(self, state: RunState) -> None:
         stopping = self._stop_since is not None
         match decide(state, self._spec.retry, stopping=stopping, now=time.time()):
-            case Start() if ending := self._ending():
+            case Start() | Wait() if ending := self._ending():
                 self._leave(state, ending)
             case Start(number):
                 plan = self._backend.plan(self._run.storage.root, self._run.now, self._spec, number)
@@ -188,8 +188,8 @@ class Supervisor:
 
     def _watch_cancelled(self, state: RunState, attempt: Attempt, ending: Ending) -> None:
         """The scheduler ends this process soon, perhaps before the ranks have left: all is written down before."""
+        self._cancelled_at = self._cancelled_at or time.monotonic()
         if not state.cancelling:
-            self._cancelled_at = time.monotonic()
             self._run.ledger.append(CancelRequested(by=ending.reason, checkpoint=True), after=state.version)
         elif time.monotonic() - self._cancelled_at > LAST_WORDS_S:
             self._end(attempt, Cause.CANCELLED, ending.reason)
@@ -204,7 +204,7 @@ class Supervisor:
         if self._finished_by(attempt):
             return Cause.FINISHED, ""
         if state.cancelling:
-            return Cause.CANCELLED, "cancelled by the user"
+            return Cause.CANCELLED, seen.reason if seen.cause == Cause.CANCELLED else "cancelled by the user"
         if self._stop_since and seen.cause != Cause.ERROR:
             return Cause.STOPPED, "killed by the user" if self._killed else "stopped by the user"
         return seen.cause or Cause.INFRA, seen.reason
@@ -251,13 +251,14 @@ class Supervisor:
             self._renewed = time.monotonic()
 
 
-def submit(run: Run, target: str, send: Callable[[int, tuple[str, ...]], str]) -> str:
+def submit(run: Run, target: str, send: Callable[[int, tuple[str, ...]], str], *, after: int | None = None) -> str:
     """Have a scheduler bring up a supervisor for the run: intent, effect, outcome.
 
     Args:
         run: that waits for no other job.
         target: where to.
         send: submits the job that carries this number, not to run on these hosts, and returns its id.
+        after: the version of the state that this was decided on; None: as it is now.
 
     Raises:
         LedgerConflict: somebody else acts on the run; nothing was submitted.
@@ -266,7 +267,7 @@ def submit(run: Run, target: str, send: Callable[[int, tuple[str, ...]], str]) -
     state = run.ledger.refresh()
     number = state.submissions + 1
     event = Submitting(submission=number, target=target, exclude=state.excluded)
-    run.ledger.append(event, after=state.version)
+    run.ledger.append(event, after=state.version if after is None else after)
     job = send(number, state.excluded)
     run.ledger.append_while(lambda state: None, Submitted(submission=number, job=job))
     return job

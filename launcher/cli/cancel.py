@@ -46,7 +46,12 @@ def _driven(found: Run, state: RunState) -> bool:
     if job := _job(state):
         from launcher.backends.slurm import commands
 
-        return commands.runs(job)
+        try:
+            return commands.runs(job)
+        except commands.SlurmError as error:
+            if not error.silent:
+                raise
+            return True  # it may run, and hears of it without Slurm
     return living_driver(found, state) is not None
 
 

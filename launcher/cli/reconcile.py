@@ -83,7 +83,8 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
 
     state = run.ledger.refresh()
     now = state.submission
-    assert now is not None
+    if now is None or not _waits(state):  # it ended while the queue was asked
+        return ""
     young = time.time() - now.at < _SETTLED_S
     job = now.job or comments.get(comment(run.id, now.number))
     again: Any = None
@@ -102,4 +103,5 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
         return ""
     else:
         again = f"job {job} is gone" if job else "its submission did not arrive"
-    return f"{again}; submitted as job {submit(run, JobSpec.model_validate(run.now.spec))}"
+    spec = JobSpec.model_validate(run.now.spec)
+    return f"{again}; submitted as job {submit(run, spec, after=state.version)}"

@@ -35,12 +35,18 @@ def list_runs(args: argparse.Namespace) -> int:
             str(one["step"]),
             str(one["attempts"]),
             ago(one["created"]),
-            one["reason"] or (in_words(one["job"], one["scheduler"]) if one["scheduler"] else ""),
+            _reason(one),
         )
         for one in runs
     ]
     terminal.table(("RUN", "STATE", "TARGET", "STEP", "ATTEMPTS", "CREATED", "REASON"), rows)
     return 0
+
+
+def _reason(line: dict[str, Any]) -> str:
+    hint = in_words(line["job"], line["scheduler"]) if line["scheduler"] else ""
+    # Why and how long a job waits, the scheduler knows better.
+    return hint or line["reason"] if line["state"] == "queued" else line["reason"] or hint
 
 
 def _hints(shown: Iterable[dict[str, Any]]) -> dict[str, Hint]:

@@ -14,13 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from launcher.node.environment import die_with_parent
+from launcher.node.environment import adopt_slurm_numbers, die_with_parent
 
 if TYPE_CHECKING:
     from launcher.ledger import Event, Ledger
 
+adopt_slurm_numbers()
 RUN_DIR = Path(os.environ["LAUNCHER_RUN_DIR"])
-ATTEMPT, RANK = int(os.environ["LAUNCHER_ATTEMPT"]), int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])
+ATTEMPT, RANK = int(os.environ["LAUNCHER_ATTEMPT"]), int(os.environ["RANK"])
 FOLDER = RUN_DIR / f"attempts/{ATTEMPT:03d}"
 
 
@@ -58,6 +59,7 @@ def act(action: str, *arguments: Any) -> None:
             time.sleep(*arguments)
         case "obey":
             signal.signal(signal.SIGTERM, leave)
+            signal.signal(signal.SIGUSR2, leave)
         case "ignore":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         case "ready":

@@ -27,6 +27,7 @@ from launcher.ledger import (
     ResumeRequested,
     RunEnded,
     RunState,
+    Submission,
     Submitted,
     Submitting,
     fold,
@@ -168,6 +169,68 @@ class TestFold:
 
         assert (state.ended, state.ended_at, state.budget_from) == (None, None, 1)
         assert len(state.attempts) == 1
+
+
+SUBMITTING = Submitting(submission=1, target="lab")
+SUBMITTED = Submitted(submission=1, job="7")
+
+
+class TestJobs:
+    def test_a_submission_without_an_answer_has_no_job(self) -> None:
+        state = state_of(SUBMITTING)
+
+        assert (state.submission, state.submissions) == (Submission(number=1, at=10.0), 1)
+
+    def test_one_that_was_taken_has(self) -> None:
+        assert state_of(SUBMITTING, SUBMITTED).submission == Submission(number=1, at=10.0, job="7")
+
+    def test_the_newest_submission_counts_until_its_own_answer_without_a_job(self) -> None:
+        again = Submitting(submission=2, target="lab")
+
+        state = state_of(SUBMITTING, SUBMITTED, again)
+        assert (state.submission, state.submissions) == (Submission(number=2, at=30.0), 2)
+        assert state_of(SUBMITTING, again, SUBMITTED).submission == Submission(number=2, at=20.0), "that is the first's"
+
+    def test_a_resumed_run_needs_no_job_and_numbers_go_on(self) -> None:
+        resumed = state_of(SUBMITTING, SUBMITTED, RunEnded(state="failed", reason=""), ResumeRequested(by="me"))
+
+        assert (resumed.submission, resumed.submissions) == (None, 1)
+        late = Submitted(submission=1, job="7")
+        assert state_of(SUBMITTING, ResumeRequested(by="me"), late).submission is None
+
+    def test_hosts_that_failed_are_excluded_each_once_until_the_run_is_resumed(self) -> None:
+        lost = [
+            event
+            for number, hosts in enumerate([("n2", "n1"), (), ("n3", "n2")], 1)
+            for event in (
+                AttemptStarting(attempt=number, target="lab"),
+                AttemptEnded(attempt=number, cause="infra", reason="", step=0, lost=hosts),
+            )
+        ]
+
+        assert state_of(*lost).excluded == ("n2", "n1", "n3")
+        assert state_of(*lost, ResumeRequested(by="me")).excluded == ()
+
+    @pytest.mark.parametrize("checkpoint", [True, False])
+    def test_a_cancel_says_whether_to_save_first_and_the_last_word_counts(self, checkpoint: bool) -> None:
+        asked = CancelRequested(by="me", checkpoint=checkpoint)
+
+        state = state_of(CancelRequested(by="me", checkpoint=not checkpoint), asked)
+        assert (state.cancelling, state.saves_first) == (True, checkpoint)
+        assert not state_of(asked, ResumeRequested(by="me")).saves_first
+
+    def test_an_event_of_before_there_were_jobs_is_read_as_it_was_meant(
+        self, storage: PosixStorage, ledger: Ledger
+    ) -> None:
+        ledger.append(AttemptEnded(attempt=1, cause="infra", reason="", step=3), after=0)
+        ledger.append(CancelRequested(by="me"), after=1)
+        for name, key in (("00000001.json", "lost"), ("00000002.json", "checkpoint")):
+            body = json.loads(storage.read(f"events/{name}"))
+            del body[key]
+            storage.replace(f"events/{name}", json.dumps(body).encode())
+
+        events = [record.event for record in Ledger(storage).records()]
+        assert events == [AttemptEnded(attempt=1, cause="infra", reason="", step=3), CancelRequested(by="me")]
 
 
 def test_an_appended_event_is_read_back_by_another_process_s_ledger(storage: PosixStorage, ledger: Ledger) -> None:

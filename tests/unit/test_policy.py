@@ -180,12 +180,18 @@ class TestEnds:
         assert answer(after("finished", budget_from=1)) == Start(2)
         assert answer(after("finished", budget_from=1), stopping=True) == Finish("stopped", "stopped by the user")
 
-    @pytest.mark.parametrize("causes", [[], ["infra"], ["error"], ["preempted+"], ["cancelled"], ["stopped"]])
-    def test_a_cancelled_run_never_starts_again(self, causes: list[str]) -> None:
+    @pytest.mark.parametrize(
+        ("causes", "reason"),
+        [
+            *((causes, "cancelled by the user") for causes in ([], ["infra"], ["error"], ["preempted+"], ["stopped"])),
+            (["cancelled"], "reason 1"),  # that of the attempt knows who: the user, or somebody's scancel
+        ],
+    )
+    def test_a_cancelled_run_never_starts_again(self, causes: list[str], reason: str) -> None:
         for stopping in (False, True):
             state = after(*causes, cancelling=True)
 
-            assert answer(state, stopping=stopping) == Finish("cancelled", "cancelled by the user")
+            assert answer(state, stopping=stopping) == Finish("cancelled", reason)
 
     @pytest.mark.parametrize("causes", [[], ["infra"], ["error", "infra"], ["preempted+"], ["stopped"], ["cancelled"]])
     def test_a_supervisor_that_stops_starts_nothing(self, causes: list[str]) -> None:

@@ -16,10 +16,14 @@ from launcher.spec import JobSpec
 
 _LOOK_S = 0.5
 """Between two questions to the controller about a job that is about to end."""
+_HEEDED_S = 120.0
+"""How long after a signal the controller is asked what it meant. Some mean nothing: a suspended job that goes on has
+got SIGCONT, and may run for days."""
 _END_S = 30.0
 """Between two questions about when the job's time is over: somebody may have moved it."""
 _PATIENCE_S = 120.0
 """How long a controller that does not answer is asked to start the job again; Slurm may end this process before."""
+_ASK_AGAIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,7 @@ class JobAllocation:
             resubmit: submits another job for the run, to begin when this one has ended.
         """
         self._start, self._lead_s, self._resubmit = start, lead_s, resubmit
-        self._told = False
+        self._told = float("-inf")
         self._ranks_left = False
         self._ending: Ending | None = None
         self._looked = float("-inf")
@@ -66,7 +70,7 @@ class JobAllocation:
 
     def tell(self) -> None:
         """Slurm has sent this process a signal. May be called from its handler: it only takes a note."""
-        self._told = True
+        self._told = time.monotonic()
 
     def ranks_left(self) -> None:
         """The ranks have left at a signal."""
@@ -74,7 +78,8 @@ class JobAllocation:
         self._looked = float("-inf")
 
     def ending(self) -> Ending | None:
-        if self._ending or not (self._told or self._ranks_left):
+        told = time.monotonic() - self._told < _HEEDED_S
+        if self._ending or not (told or self._ranks_left):
             return self._ending
         if time.monotonic() - self._looked < _LOOK_S:
             return None
@@ -113,7 +118,7 @@ class JobAllocation:
                     break  # this job may not, or cannot any more
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(2)
+                time.sleep(_ASK_AGAIN_S)
         self._resubmit(run, spec)
 
     def _exclude(self, hosts: Sequence[str]) -> None:

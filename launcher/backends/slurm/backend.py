@@ -23,7 +23,7 @@ from launcher.run import Record, Run, attempt_folder, failures, log_path, progre
 from launcher.spec import JobSpec
 
 _OWN_NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK")
-"""What ranks get from srun and not from the plan."""
+"""What ranks get from srun: neither from the plan nor from the shell that submitted."""
 
 
 class _Allocation(Protocol):
@@ -108,8 +108,9 @@ class SlurmBackend:
         assert self._start is not None, "attempts start in a job"
         log = _srun_log(plan.run_dir, plan.attempt)
         (log.parent / "logs").mkdir(parents=True, exist_ok=True)
+        around = {name: value for name, value in os.environ.items() if name not in _OWN_NUMBERS}
         # Rank 0 runs on the first host, as this process does.
-        env = {**os.environ, **plan.env, "MASTER_ADDR": plan.hosts[0], "MASTER_PORT": str(_free_port())}
+        env = {**around, **plan.env, "MASTER_ADDR": plan.hosts[0], "MASTER_PORT": str(_free_port())}
         self._killed = False
         self._srun = shell.spawn((*plan.launch, *plan.argv), env=env, cwd=Path(plan.workdir), log=log)
         return {**self._start.as_json(), "step": _step_name(plan.attempt)}
@@ -139,7 +140,7 @@ class SlurmBackend:
         lost = lost_hosts(log)
         records = failures(run, attempt)
         if not exits and not records and (reason := launch_failure(log)):
-            return self._with_ending(Seen(Phase.ENDED, Cause.INFRA, f"srun: {reason}", lost))
+            return self._with_ending(Seen(Phase.ENDED, Cause.INFRA, reason, lost))
         first = next(iter(exits), None)
         # What srun ended itself, after the first.
         echoes = {rank for rank, number in exits.items() if rank != first and number < 0}

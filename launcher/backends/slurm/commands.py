@@ -85,8 +85,12 @@ def requeue(name: str) -> None:
 
 
 def cancel(job: str) -> None:
-    """End a job: SIGTERM to all of it, SIGKILL after KillWait. Not an error if it has ended."""
-    _ask("scancel", job)
+    """End a job: SIGTERM to all of it, SIGKILL after KillWait. Not an error if it has ended, or is forgotten."""
+    try:
+        _ask("scancel", job)
+    except SlurmError as error:
+        if _FORGOTTEN not in str(error):
+            raise
 
 
 def signal_step(step: str, name: str) -> None:

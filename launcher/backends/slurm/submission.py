@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,13 +20,16 @@ FOLDER = "slurm"
 """Of submitit's files and the supervisor's output, in the run directory."""
 
 
-def submit(run: Run, spec: JobSpec, *, again: bool = False, worker: tuple[str, ...] = WORKER) -> str:
+def submit(
+    run: Run, spec: JobSpec, *, again: bool = False, after: int | None = None, worker: tuple[str, ...] = WORKER
+) -> str:
     """Have Slurm bring up a supervisor for the run.
 
     Args:
         run: that waits for no other job.
         spec: as it is now.
         again: begin when the run's earlier job has ended.
+        after: as in `supervise.submit`.
         worker: command of a rank.
 
     Returns:
@@ -46,7 +50,7 @@ def submit(run: Run, spec: JobSpec, *, again: bool = False, worker: tuple[str, .
             except Exception as error:  # submitit's own, with sbatch's words in it
                 raise SlurmError(f"sbatch: {error}") from None
 
-    return submit_run(run, run.record.target, send)
+    return submit_run(run, run.record.target, send, after=after)
 
 
 def script_text(record: Record, spec: JobSpec, run_dir: str) -> str:
@@ -65,6 +69,8 @@ def _executor(
 ) -> Any:
     from submitit import SlurmExecutor
 
+    if not shutil.which("srun"):  # submitit raises RuntimeError
+        raise SlurmError("srun: not on PATH. Is this a login node of a Slurm cluster?")
     python = (record.site or {}).get("python") or sys.executable
     # exec: under proctrack/cgroup the shell's end would be the end of all that it started, when SIGTERM comes.
     executor = SlurmExecutor(Path(run_dir, FOLDER), python=f"exec {shlex.quote(python)} -P")
