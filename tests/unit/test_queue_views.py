@@ -206,24 +206,22 @@ class TestCancel:
 
     @pytest.mark.parametrize("checkpoint", [False, True])
     def test_a_job_that_runs_is_told_and_ends_the_run_itself(
-        self, make_run: MakeRun, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, checkpoint: bool
+        self, make_run: MakeRun, slurm: FakeSlurm, tmp_path: Path, checkpoint: bool
     ) -> None:
         run = make_run("run", SUBMITTING, SUBMITTED, Driving(driver=THERE))
-        slurm.job_is("started")
-        heard: list[bool] = []
-
-        def supervisor(_: float) -> None:
-            """Comes to its turn while the other waits."""
-            state = Run(run.storage).ledger.refresh()
-            heard.append(state.saves_first)
-            ended = RunEnded(state="cancelled", reason="cancelled by the user")
-            Ledger(run.storage).append_while(lambda state: None, ended)
-
-        monkeypatch.setattr(cancel_module.time, "sleep", supervisor)
+        beside = Ledger(PosixStorage(tmp_path / "beside"))
+        ended = RunEnded(state="cancelled", reason="cancelled by the user")
+        for number, event in enumerate([*events(run), CancelRequested(by="me"), ended]):
+            beside.append(event, after=number)
+        runs = prints(said("started", "7"))
+        supervisor_ends_it = f"cp {tmp_path}/beside/events/00000005.json {run.storage.root}/events/\n{runs}"
+        slurm.answers("scontrol show", runs, supervisor_ends_it, runs)
 
         assert cancel(call(run, checkpoint=checkpoint)) == 0
 
-        assert heard == [checkpoint]
+        asked, last = events(run)[3:]
+        assert isinstance(asked, CancelRequested)
+        assert (asked.checkpoint, last) == (checkpoint, ended)
         assert slurm.calls[-1] == "scancel 7", "what is left of the job"
         assert len(slurm.called("scancel")) == 1
 
