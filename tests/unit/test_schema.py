@@ -16,8 +16,10 @@ SECTIONS = [
     "Checkpoint",
     "ClassSpec",
     "Code",
+    "Distribution",
     "Env",
     "Model",
+    "Random",
     "Resources",
     "Retry",
     "Slurm",
@@ -61,7 +63,7 @@ def test_it_knows_every_section_and_what_must_be_there(schema: dict[str, Any]) -
     assert {name: section["required"] for name, section in schema["$defs"].items() if "required" in section} == {
         "ClassSpec": ["class_path"],
         "Model": ["class_path"],
-        "Sweep": ["matrix"],
+        "Random": ["n", "space"],
         "Tpu": ["accelerator_type"],
     }
 
