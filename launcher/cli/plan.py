@@ -48,7 +48,7 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"  kept        {rules_in_words(spec.checkpoint)}")
     terminal.line(f"  retry       {spec.retry.model_dump()}")
     if planned.archive and not is_local(run_dir):
-        terminal.line(f"  unpacks     {planned.run_dir}/{planned.archive}")
+        terminal.line(f"  unpacks     {planned.archive}")
     for rank in planned.ranks:
         terminal.line()
         terminal.line(terminal.colour(f"# rank {rank.rank} (node {rank.node}, local rank {rank.local_rank})", "dim"))
