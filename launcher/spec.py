@@ -19,7 +19,17 @@ from launcher.spec_sweep import Sweep, cells, written
 from launcher.trainer_args import TrainerArgs
 from launcher.yamlfile import Unreadable, parse, read
 
-__all__ = ["ClassSpec", "JobSpec", "Model", "TrainerArgs", "json_schema", "load_spec", "parse_spec", "seconds"]
+__all__ = [
+    "ClassSpec",
+    "JobSpec",
+    "Model",
+    "TrainerArgs",
+    "json_schema",
+    "load_spec",
+    "parse_spec",
+    "runs_of",
+    "seconds",
+]
 
 Positive = Annotated[int, Field(ge=1)]
 Budget = Annotated[int, Field(ge=0)]
@@ -245,6 +255,14 @@ def parse_spec(text: str | bytes, *, source: str, overrides: Sequence[str] = ())
     if spec is None or findings:
         raise SpecError(as_problems(findings))
     return spec
+
+
+def runs_of(spec: JobSpec) -> tuple[JobSpec, ...]:
+    """The specs of its runs: of a sweep, one for each; else itself."""
+    if spec.sweep is None:
+        return (spec,)
+    common = spec.model_dump(mode="json", exclude_unset=True)
+    return tuple(JobSpec.model_validate(vary(common, values)) for values in cells(spec.sweep))
 
 
 def json_schema() -> dict[str, Any]:

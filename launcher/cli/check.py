@@ -13,13 +13,13 @@ from launcher.backends.local import LocalBackend
 from launcher.cli.common import print_json
 from launcher.errors import LauncherError, UsageError
 from launcher.snapshot import Staged, import_path
-from launcher.spec import JobSpec, json_schema, load_spec
+from launcher.spec import JobSpec, json_schema, load_spec, runs_of
 
 
 def check(args: argparse.Namespace) -> int:
     from launcher.cli.run import new_record
 
-    spec = load_spec(Path(args.spec), args.overrides)
+    spec = runs_of(load_spec(Path(args.spec), args.overrides))[0]
     plan = LocalBackend().plan("run", new_record(spec, Path(args.spec), args.overrides, "check"), spec, 1)
     check_spec(spec, plan)
     if args.json:

@@ -16,12 +16,13 @@ from launcher.cli.terminal import Terminal
 from launcher.elastic import allowed_sizes
 from launcher.exactness import guarantee
 from launcher.snapshot import describe, digest_of
-from launcher.spec import Checkpoint, load_spec
+from launcher.spec import Checkpoint, load_spec, runs_of
 from launcher.tree import Source, in_words
 
 
 def plan(args: argparse.Namespace) -> int:
-    spec = load_spec(Path(args.spec), args.overrides)
+    runs = runs_of(load_spec(Path(args.spec), args.overrides))
+    spec = runs[0]
     record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID")
     run_dir = below(runs_root(args), record.id)
     sources = code_sources(spec, record, run_dir)
@@ -35,6 +36,8 @@ def plan(args: argparse.Namespace) -> int:
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
     terminal.line(f"{spec.name} on {planned.target}: {len(planned.ranks)} rank(s), {planned.accelerator}, {precision}")
+    if len(runs) > 1:
+        terminal.line(f"  sweep       {len(runs)} runs; what follows is of the first")
     ranks, deterministic = len(planned.ranks), bool(spec.trainer.deterministic)
     terminal.line(
         f"  resumed     {guarantee(planned.accelerator, ranks, deterministic=deterministic, exact=spec.exact)}"

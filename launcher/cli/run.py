@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from launcher import shell, snapshot, tree
 from launcher.address import below, here, is_local, own, storage_at
 from launcher.backends.local import LocalBackend
 from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
-from launcher.cli.common import print_json, run_and_step, runs_root, wanted_run
+from launcher.cli.common import print_json, run_and_step, runs_root, wanted
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
@@ -25,6 +25,7 @@ from launcher.run import Record, Run, check_id, create_run, new_id, run_ids
 from launcher.spec import JobSpec, load_spec
 from launcher.status import living_driver, status
 from launcher.supervise import Supervisor
+from launcher.sweep import Sweep
 
 _DETACH_S = 30.0
 
@@ -33,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
     spec_file = Path(args.spec)
     spec = load_spec(spec_file, args.overrides)
     record = new_record(spec, spec_file, args.overrides, args.name)
+    if spec.sweep:
+        from launcher.cli import sweep  # which builds on this module
+
+        return sweep.run(spec, record, args)
     check_id(record.id)  # create_run would say this and the next too, but after the check
     run_dir = below(runs_root(args), record.id)
     if record.id in run_ids(runs_root(args)):
@@ -66,10 +71,25 @@ def _source(args: argparse.Namespace) -> tuple[Run, CheckpointSaved, Manifest] |
 
 
 def cancel(args: argparse.Namespace) -> int:
-    found = wanted_run(args)
-    state = found.ledger.refresh()
-    if found.finished is not None or _has_ended(state):
+    found = wanted(args)
+    if isinstance(found, Sweep):
+        from launcher.cli import sweep
+
+        return sweep.cancel(found, args)
+    if found.finished is not None or _has_ended(found.ledger.refresh()):
         raise UsageError(f"{found.id} has ended already: {status(found)['state']}")
+    if (end := cancel_run(found)) != "cancelled":
+        raise LauncherError(f"{found.id} {end} before it could be cancelled")
+    if args.json:
+        print_json({"run": found.id, "state": "cancelled", "run_dir": found.storage.root})
+    else:
+        print(f"{found.id} is cancelled; `launcher resume {found.id}` would carry it on")
+    return 0
+
+
+def cancel_run(found: Run) -> str:
+    """Have it end, by its driver if there is one; how it did."""
+    state = found.ledger.refresh()
     while not _has_ended(state):
         with suppress(LedgerConflict):  # somebody wrote in between: look again
             if not living_driver(found, state):  # nobody else will say so
@@ -79,13 +99,7 @@ def cancel(args: argparse.Namespace) -> int:
             else:
                 time.sleep(found.storage.pause_s)
         state = found.ledger.refresh()
-    if (end := status(found)["state"]) != "cancelled":
-        raise LauncherError(f"{found.id} {end} before it could be cancelled")
-    if args.json:
-        print_json({"run": found.id, "state": "cancelled", "run_dir": found.storage.root})
-    else:
-        print(f"{found.id} is cancelled; `launcher resume {found.id}` would carry it on")
-    return 0
+    return str(status(found)["state"])
 
 
 def new_record(spec: JobSpec, spec_file: Path, overrides: list[str], name: str | None) -> Record:
@@ -156,10 +170,11 @@ def _project(folder: Path) -> Path | None:
 
 def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
     if args.detach:
-        return _detach(found, args, terminal)
+        detach(found, terminal)
+        return answer(found, args, FINISHED)
     supervisor = Supervisor(found, spec, LocalBackend())
     follower = Follower(found, terminal)
-    previous = _on_signals(supervisor)
+    previous = on_signals(supervisor)
     try:
         ended = supervisor.drive(follower.tick)
     finally:
@@ -176,7 +191,15 @@ def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Term
     return answer(found, args, _exit_code(ended, supervisor))
 
 
-def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
+class Stoppable(Protocol):
+    """What drives runs, and takes a note of the user's wish."""
+
+    def stop(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def on_signals(supervisor: Stoppable) -> dict[signal.Signals, Any]:
     """Once: save and leave. Ctrl-C twice: leave at once. Returns what was installed before."""
     asked: list[int] = []
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -197,7 +220,8 @@ def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, stop) for number in numbers}
 
 
-def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
+def detach(found: Run | Sweep, terminal: Terminal) -> None:
+    """Have it driven in the background. Raises LauncherError if that does not come about."""
     address = found.storage.root
     log = here(address) / "supervisor.log"
     if not is_local(address):
@@ -207,12 +231,12 @@ def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
     while time.monotonic() < deadline and child.poll() is None:
         driver = found.ledger.refresh().driver
         if driver and driver.pid == child.pid:
-            terminal.line(f"runs in the background; follow it with: launcher logs -f {found.id}")
-            return answer(found, args, FINISHED)
+            follow = "status" if isinstance(found, Sweep) else "logs -f"
+            terminal.line(f"runs in the background; follow it with: launcher {follow} {found.id}")
+            return
         time.sleep(found.storage.pause_s / 2)
-    if found.ledger.refresh().ended:
-        return answer(found, args, FINISHED)
-    raise LauncherError(f"{found.id}: the background process did not take over; see {log}")
+    if not found.ledger.refresh().ended:
+        raise LauncherError(f"{found.id}: the background process did not take over; see {log}")
 
 
 def _exit_code(ended: RunEnded, supervisor: Supervisor) -> int:
