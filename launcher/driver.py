@@ -16,9 +16,10 @@ LAPSE_S = 60.0
 _LEASE = "lease.json"
 
 
-def this_process() -> Driver:
+def this_process(job: str = "") -> Driver:
+    """This process as a driver; `job` as in Driver."""
     pid = os.getpid()
-    return Driver(host=os.uname().nodename, machine=this_machine(), pid=pid, started=start_ticks(pid) or 0)
+    return Driver(host=os.uname().nodename, machine=this_machine(), pid=pid, started=start_ticks(pid) or 0, job=job)
 
 
 def this_machine() -> str:

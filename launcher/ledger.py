@@ -27,6 +27,8 @@ class Driver:
     pid: int
     started: int
     """Start time in clock ticks since boot: a pid alone may be reused."""
+    job: str = ""
+    """The scheduler's job that it is the batch process of; "" outside of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,22 @@ class Driving:
     """A supervisor took the run over."""
 
     driver: Driver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitting:
+    """The intent to have a scheduler start a supervisor: a job that no event names is told by its comment."""
+
+    submission: int
+    target: str
+    exclude: tuple[str, ...] = ()
+    """Hosts that it is not to run on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    submission: int
+    job: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +92,8 @@ class AttemptEnded:
     reason: str
     step: int
     """The last step that was seen."""
+    lost: tuple[str, ...] = ()
+    """Hosts that failed in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +129,8 @@ class CheckpointsDropped:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequested:
     by: str
+    checkpoint: bool = False
+    """Save before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +155,8 @@ class RunEnded:
 
 Event = (
     Driving
+    | Submitting
+    | Submitted
     | AttemptStarting
     | AttemptStarted
     | AttemptResumes
@@ -179,11 +203,28 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A job that is to bring up, or has brought up, the supervisor of a run."""
+
+    number: int
+    at: float
+    """Seconds since 1970."""
+    job: str | None = None
+    """None: nobody has written down whether the scheduler took it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """All that is known of a run, folded from its events."""
 
     version: int = 0
     driver: Driver | None = None
+    submission: Submission | None = None
+    """The one that counts; an older one's supervisor leaves. None: the run needs no job."""
+    submissions: int = 0
+    """How many there have been."""
+    excluded: tuple[str, ...] = ()
+    """Hosts that failed under this run."""
     attempts: tuple[Attempt, ...] = ()
     checkpoints: tuple[CheckpointSaved, ...] = ()
     """Those that count, oldest first."""
@@ -199,6 +240,8 @@ class RunState:
     code: dict[str, Any] | None = None
     """The snapshot as it is now; None: the one that the run was created with."""
     cancelling: bool = False
+    saves_first: bool = False
+    """Before it is cancelled."""
     ended: RunEnded | None = None
     ended_at: float | None = None
 
@@ -219,6 +262,13 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
     match event:
         case Driving():
             return replace(state, driver=event.driver)
+        case Submitting():
+            submission = Submission(number=event.submission, at=at)
+            return replace(state, submission=submission, submissions=event.submission)
+        case Submitted():
+            now = state.submission
+            known = now is not None and now.number == event.submission
+            return replace(state, submission=replace(now, job=event.job)) if now and known else state
         case AttemptStarting():
             attempt = Attempt(number=event.attempt, target=event.target, started=at)
             return replace(state, attempts=(*state.attempts, attempt))
@@ -234,6 +284,7 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
                 changed=event.changed,
             )
         case AttemptEnded():
+            state = replace(state, excluded=tuple(dict.fromkeys((*state.excluded, *event.lost))))
             return _update(
                 state,
                 event.attempt,
@@ -254,9 +305,10 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
             kept = tuple(saved for saved in state.checkpoints if saved.path not in event.paths)
             return replace(state, checkpoints=kept)
         case CancelRequested():
-            return replace(state, cancelling=True)
+            return replace(state, cancelling=True, saves_first=event.checkpoint)
         case ResumeRequested():
-            state = replace(state, cancelling=False, ended=None, ended_at=None, budget_from=len(state.attempts))
+            state = replace(state, cancelling=False, saves_first=False, ended=None, ended_at=None)
+            state = replace(state, submission=None, excluded=(), budget_from=len(state.attempts))
             state = replace(state, code=event.code or state.code)
             if event.spec is None:
                 return state

@@ -39,6 +39,8 @@ class Seen:
     cause: Cause | None = None
     """Set if and only if the phase is ENDED."""
     reason: str = ""
+    lost: tuple[str, ...] = ()
+    """Hosts that failed."""
 
 
 class Retry(Protocol):

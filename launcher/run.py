@@ -86,6 +86,8 @@ class Record:
     not written down."""
     code: Code | None = None
     """None: ranks import from wherever the code is now."""
+    site: dict[str, Any] | None = None
+    """The target as it was resolved, as Target.model_dump gives it; None: this machine."""
     launcher: str = field(default=launcher.__version__)
     format: int = FORMAT
 

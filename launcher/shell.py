@@ -6,8 +6,12 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from launcher.driver import start_ticks
+
+TIMED_OUT = 124
+"""Exit code of a program that was killed because it took too long, as timeout(1) has it."""
 
 
 class Process:
@@ -48,19 +52,43 @@ def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) 
     return Process(child)
 
 
-def run(argv: Sequence[str], *, env: Mapping[str, str], given: str) -> tuple[int, str]:
-    """Run a program to its end.
+class Printed(NamedTuple):
+    """What a program left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(argv: Sequence[str], *, env: Mapping[str, str], given: str, timeout_s: float | None = None) -> tuple[int, str]:
+    """Run a program to its end; after `timeout_s` seconds it is killed.
 
     Args:
         given: what it reads from its stdin.
 
     Returns:
-        Its exit code and what it printed to stdout and stderr.
+        Its exit code, TIMED_OUT if it was killed, and what it printed to stdout and stderr.
     """
-    done = subprocess.run(
-        argv, env=dict(env), input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    return done.returncode, done.stdout
+    done = _complete(argv, env, given, subprocess.STDOUT, timeout_s)
+    return done.code, done.stdout
+
+
+def ask(argv: Sequence[str], *, env: Mapping[str, str], timeout_s: float) -> Printed:
+    """`run`, with what it printed to stdout and to stderr apart."""
+    return _complete(argv, env, "", subprocess.PIPE, timeout_s)
+
+
+def _complete(argv: Sequence[str], env: Mapping[str, str], given: str, stderr: int, timeout_s: float | None) -> Printed:
+    given_bytes, pipe = given.encode(), subprocess.PIPE
+    code, out, err = TIMED_OUT, None, None
+    try:
+        done = subprocess.run(
+            argv, env=dict(env), input=given_bytes, stdout=pipe, stderr=stderr, check=False, timeout=timeout_s
+        )
+        code, out, err = done.returncode, done.stdout, done.stderr
+    except subprocess.TimeoutExpired as late:
+        out, err = late.stdout, late.stderr
+    return Printed(code, *((text or b"").decode(errors="replace") for text in (out, err)))
 
 
 def run_beside(argv: Sequence[str], meanwhile: Callable[[], None], *, every_s: float) -> int:

@@ -15,6 +15,7 @@ from launcher.errors import Problem, SpecError
 from launcher.overrides import CannotSet, assign, override, vary
 from launcher.spec_fields import ClassSpec, Duration, Memory, Name, Section, Strings, VariableName, seconds, text
 from launcher.spec_problems import as_problems, dotted, given, in_words
+from launcher.spec_slurm import Slurm
 from launcher.spec_sweep import Sweep, cells, written
 from launcher.trainer_args import TrainerArgs
 from launcher.yamlfile import Unreadable, parse, read
@@ -140,33 +141,6 @@ class Code(Section):
     @property
     def max_bytes(self) -> int:
         return int(self.max_size[:-1]) << {"K": 10, "M": 20, "G": 30, "T": 40}[self.max_size[-1]]
-
-
-class Slurm(Section):
-    """For a Slurm cluster, in the words of sbatch; `resources` says the rest."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
-    exclude: list[str] = Field(default_factory=list)
-    """Nodes not to run on."""
-    nodelist: list[str] = Field(default_factory=list)
-    """Nodes to run on."""
-    gres: str | None = None
-    array_parallelism: Positive | None = None
-    """How many runs of a sweep may run at the same time."""
-    dependency: str | None = None
-    mail_type: str | None = None
-    mail_user: str | None = None
-    signal_delay: Duration = "120s"
-    """How long before the end of the allocation the ranks are told to save and stop."""
-    setup: list[str] = Field(default_factory=list)
-    """Shell lines to run before the launcher, such as `module load cuda`."""
-    srun_args: list[str] = Field(default_factory=list)
-    additional_parameters: dict[str, str | int | bool] = Field(default_factory=dict)
-    """Other options of sbatch, by their long names."""
 
 
 class Tpu(Section):

@@ -72,6 +72,15 @@ def given(value: Any) -> str:
             return "a mapping"
 
 
+@lru_cache
+def nearest(word: str, candidates: tuple[str, ...]) -> str | None:
+    """The candidate that was probably meant."""
+    if len(word) > 60:
+        return None  # difflib would take long over it
+    begun = [candidate for candidate in candidates if len(word) > 2 and candidate.startswith(word)]
+    return next(iter(begun or difflib.get_close_matches(word, candidates, n=1)), None)
+
+
 def _path(detail: ErrorDetails, value: Any) -> Path:
     """Where it is in the document: pydantic's location without the names of the alternatives that it tried."""
     path: Path = ()
@@ -124,7 +133,7 @@ def _hint(expected: list[str], value: Any, required: bool) -> str:
         return "; give it a value" if required else "; give it a value or leave it out"
     if isinstance(value, str):
         literals = tuple(word.strip("'") for word in expected if word.startswith("'"))
-        if near := _nearest(value, literals):
+        if near := nearest(value, literals):
             return f"; did you mean '{near}'?"
         if _NUMBERS & {*expected} and not is_text(value):
             return "; remove the quotes"
@@ -141,7 +150,7 @@ def _unknown_key(path: Path, root: type[Section]) -> str:
         return f"cannot be set here; {section.elsewhere[key]}"
     message = f"unknown key {quoted(key)}"
     names = tuple(section.model_fields)
-    if near := _nearest(key, names):
+    if near := nearest(key, names):
         return f"{message}; did you mean '{near}'?"
     for name, field in root.model_fields.items():
         if any(key in one.model_fields for one in _sections_in(field.annotation)):
@@ -152,14 +161,6 @@ def _unknown_key(path: Path, root: type[Section]) -> str:
 def _required(path: Path, root: type[Section]) -> bool:
     field = _section(root, path[:-1]).model_fields.get(str(path[-1]))
     return field is not None and field.is_required()
-
-
-@lru_cache
-def _nearest(word: str, candidates: tuple[str, ...]) -> str | None:
-    if len(word) > 60:
-        return None  # difflib would take long over it
-    begun = [candidate for candidate in candidates if len(word) > 2 and candidate.startswith(word)]
-    return next(iter(begun or difflib.get_close_matches(word, candidates, n=1)), None)
 
 
 def _section(root: type[Section], path: Path) -> type[Section]:

@@ -52,6 +52,7 @@ def status(run: Run) -> dict[str, Any]:
             "drain_s": drain_s(state),
             "problem": progress.get("save_problem"),
         },
+        "job": state.submission.job if state.submission else None,
         "code": _code(run),
         "run_dir": run.storage.root,
         "created": run.record.created,
@@ -66,16 +67,29 @@ def run_state(run: Run, state: RunState, finished: Mapping[str, Any] | None) -> 
         return state.ended.state, state.ended.reason
     driver = state.driver
     if driver is None:
-        return "queued", "nobody drives it yet"
+        return "queued", _waiting(state) or "nobody drives it yet"
+    if driver.job and not state.open_attempt and (waiting := _waiting(state)):
+        return "queued", waiting
     if is_alive(driver, run.storage):
         if state.cancelling:
             return "running", "being cancelled"
         if state.open_attempt:
             return "running", ""
         return "queued", f"attempt {len(state.attempts) + 1} is about to start"
+    if state.cancelling:
+        return "cancelled", "cancelled by the user"
     gone = f"process {driver.pid} on {driver.host}, which drove it, is gone; `launcher resume {run.id}`"
     # From another machine, silence is no proof of death.
     return ("stopped" if driver.machine == this_machine() else "unknown"), gone
+
+
+def _waiting(state: RunState) -> str:
+    """For which job the run waits, in words; "" if for none."""
+    if state.submission is None:
+        return ""
+    if state.submission.job is None:
+        return f"submission {state.submission.number} was begun, and nobody knows whether it was taken"
+    return f"job {state.submission.job} is to start"
 
 
 def living_driver(run: Run, state: RunState) -> Driver | None:
@@ -96,9 +110,10 @@ def brief(run: Run) -> dict[str, Any]:
         attempts = max(int(name) for name in run.storage.list("attempts"))
         if finished := run.read_json(finished_path(attempts)):
             ended = {"state": "finished", "reason": "", "step": finished["step"], "epoch": finished["epoch"]}
+            ended |= {"job": None}
             return {**line, **ended, "attempts": attempts}
     full = status(run)
-    shown = {key: full[key] for key in ("state", "reason", "step", "epoch")}
+    shown = {key: full[key] for key in ("state", "reason", "step", "epoch", "job")}
     return {**line, **shown, "attempts": len(full["attempts"])}
 
 

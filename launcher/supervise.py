@@ -6,8 +6,9 @@ Each step may be the last before a crash; whoever drives next carries on from th
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
-from launcher.backends import Backend
+from launcher.backend import Allocation, Backend, Ending
 from launcher.driver import RENEW_S, renew_lease, this_process
 from launcher.errors import LedgerConflict, NotTheDriver
 from launcher.ledger import (
@@ -15,29 +16,46 @@ from launcher.ledger import (
     AttemptEnded,
     AttemptStarted,
     AttemptStarting,
+    CancelRequested,
     Driving,
     RunEnded,
     RunState,
+    Submitted,
+    Submitting,
 )
-from launcher.policy import Cause, Finish, Phase, Start, Wait, decide
+from launcher.policy import Cause, Finish, Phase, Seen, Start, Wait, decide
 from launcher.run import Run, attempt_folder, finished_path, spec_path
 from launcher.spec import JobSpec
 from launcher.status import last_step, living_driver
 
 STOP_GRACE_S = 120.0
 """How long ranks may take to save and leave before they are killed."""
+LAST_WORDS_S = 2.0
+"""How long the ranks of a cancelled job are waited for. What they save after that counts all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The scheduler's job that a supervisor is the batch process of."""
+
+    submission: int
+    """The one of the run that has brought it up."""
+    job: str
+    allocation: Allocation
 
 
 class Supervisor:
-    """Drives one run on one backend until it ends or this process is told to stop."""
+    """Drives one run on one backend until it ends, goes on elsewhere, or this process is told to stop."""
 
-    def __init__(self, run: Run, spec: JobSpec, backend: Backend) -> None:
-        self._run, self._spec, self._backend = run, spec, backend
-        self._me = this_process()
+    def __init__(self, run: Run, spec: JobSpec, backend: Backend, place: Place | None = None) -> None:
+        self._run, self._spec, self._backend, self._place = run, spec, backend, place
+        self._me = this_process(place.job if place else "")
+        self._left = False
         self._renewed = 0.0
         self._stop_since: float | None = None
         self._killed = False
-        self._asked = False
+        self._asked = 0
+        self._cancelled_at = 0.0
 
     def stop(self) -> None:
         """Save and leave at the next step. May be called from a signal handler: it only takes a note."""
@@ -59,7 +77,11 @@ class Supervisor:
         """
         while True:
             state = self._run.ledger.refresh()
-            driver = living_driver(self._run, state)
+            if self._place:
+                self._check_submission(state, self._place)
+            # A job is the only driver of the run that it was submitted for: what drove before was another job, which
+            # the scheduler has ended, or an earlier start of this one.
+            driver = None if self._place else living_driver(self._run, state)
             if driver and driver != self._me:
                 raise NotTheDriver(
                     f"{self._run.id}: process {driver.pid} on {driver.host} drives this run already; "
@@ -67,14 +89,23 @@ class Supervisor:
                 )
             self._renew_lease()
             with suppress(LedgerConflict):
+                if self._place and state.submission and state.submission.job is None:
+                    # Whoever submitted the job died before it could write this down.
+                    submitted = Submitted(submission=self._place.submission, job=self._place.job)
+                    self._run.ledger.append(submitted, after=state.version)
+                    continue
                 self._run.ledger.append(Driving(driver=self._me), after=state.version)
                 return
 
-    def drive(self, on_tick: Callable[[RunState], None] = lambda state: None) -> RunEnded:
+    def drive(self, on_tick: Callable[[RunState], None] = lambda state: None) -> RunEnded | None:
         """Take the run over and carry it to its end.
+
+        Returns:
+            The end; None if the run goes on in another allocation.
 
         Raises:
             NotTheDriver: another living process drives it, or has taken it over meanwhile.
+            LauncherError: it would have to go on in another allocation, and the scheduler refuses.
         """
         self.take_over()
         while True:
@@ -82,6 +113,8 @@ class Supervisor:
             on_tick(state)
             if state.ended:
                 return state.ended
+            if self._left:
+                return None
             time.sleep(self._run.storage.pause_s)
 
     def tick(self) -> RunState:
@@ -93,7 +126,7 @@ class Supervisor:
         with suppress(LedgerConflict):  # somebody wrote in between: look again, decide again
             self.step()
         state = self._run.ledger.refresh()
-        if not state.ended:
+        if not state.ended and not self._left:
             self._renew_lease()
         return state
 
@@ -119,6 +152,8 @@ class Supervisor:
     def _between_attempts(self, state: RunState) -> None:
         stopping = self._stop_since is not None
         match decide(state, self._spec.retry, stopping=stopping, now=time.time()):
+            case Start() if ending := self._ending():
+                self._leave(state, ending)
             case Start(number):
                 plan = self._backend.plan(self._run.storage.root, self._run.now, self._spec, number)
                 self._run.ledger.append(AttemptStarting(attempt=number, target=plan.target), after=state.version)
@@ -145,32 +180,73 @@ class Supervisor:
         assert attempt.handle is not None
         seen = self._backend.poll(self._run, attempt.number, attempt.handle)
         if seen.phase == Phase.ENDED:
-            if self._finished_by(attempt):
-                self._end(attempt, Cause.FINISHED, "")
-            elif state.cancelling:
-                self._end(attempt, Cause.CANCELLED, "cancelled by the user")
-            elif self._stop_since and seen.cause != Cause.ERROR:
-                self._end(attempt, Cause.STOPPED, "killed by the user" if self._killed else "stopped by the user")
-            else:
-                self._end(attempt, seen.cause or Cause.INFRA, seen.reason)
-        elif state.cancelling or self._killed:
+            self._end(attempt, *self._judged(state, attempt, seen), lost=seen.lost)
+            return
+        ending = self._ending()
+        if ending and ending.cause == Cause.CANCELLED:
+            self._watch_cancelled(state, attempt, ending)
+        elif (state.cancelling and not state.saves_first) or self._killed:
             self._backend.kill(attempt.handle)
-        elif self._stop_since:
+        elif self._stop_since or state.cancelling:
+            self._stop_since = self._stop_since or time.monotonic()
             if time.monotonic() - self._stop_since > STOP_GRACE_S:
                 self._backend.kill(attempt.handle)
-            elif not self._asked:
-                self._backend.stop(attempt.handle)
-                self._asked = True
+            else:
+                self._ask_to_stop(attempt)
+        elif self._place and self._place.allocation.stops_soon():
+            self._ask_to_stop(attempt)
+
+    def _watch_cancelled(self, state: RunState, attempt: Attempt, ending: Ending) -> None:
+        """The scheduler ends this process soon, perhaps before the ranks have left: all is written down before."""
+        if not state.cancelling:
+            self._cancelled_at = time.monotonic()
+            self._run.ledger.append(CancelRequested(by=ending.reason, checkpoint=True), after=state.version)
+        elif time.monotonic() - self._cancelled_at > LAST_WORDS_S:
+            self._end(attempt, Cause.CANCELLED, ending.reason)
+
+    def _ask_to_stop(self, attempt: Attempt) -> None:
+        if attempt.handle is not None and self._asked != attempt.number:
+            self._backend.stop(attempt.handle)
+            self._asked = attempt.number
+
+    def _judged(self, state: RunState, attempt: Attempt, seen: Seen) -> tuple[Cause, str]:
+        """Cause and reason of an attempt that has ended, with what is known here and not to the backend."""
+        if self._finished_by(attempt):
+            return Cause.FINISHED, ""
+        if state.cancelling:
+            return Cause.CANCELLED, "cancelled by the user"
+        if self._stop_since and seen.cause != Cause.ERROR:
+            return Cause.STOPPED, "killed by the user" if self._killed else "stopped by the user"
+        return seen.cause or Cause.INFRA, seen.reason
+
+    def _ending(self) -> Ending | None:
+        return self._place.allocation.ending() if self._place else None
+
+    def _leave(self, state: RunState, ending: Ending) -> None:
+        """No attempt runs, another one is due, and this is no longer the place for it."""
+        assert self._place is not None
+        if ending.cause == Cause.CANCELLED:
+            self._run.ledger.append(RunEnded(state="cancelled", reason=ending.reason), after=state.version)
+            return
+        if not ending.comes_back:
+            self._place.allocation.renew(self._run, self._spec)
+        self._left = True
 
     def _finished_by(self, attempt: Attempt) -> bool:
         return self._run.read_json(finished_path(attempt.number)) is not None
 
-    def _end(self, attempt: Attempt, cause: Cause, reason: str) -> None:
+    def _end(self, attempt: Attempt, cause: Cause, reason: str, lost: tuple[str, ...] = ()) -> None:
         step = last_step(self._run, self._run.ledger.refresh(), attempt) or 0
-        self._append(AttemptEnded(attempt=attempt.number, cause=cause, reason=reason, step=step))
+        self._append(AttemptEnded(attempt=attempt.number, cause=cause, reason=reason, step=step, lost=lost))
 
     def _append(self, event: AttemptStarted | AttemptEnded) -> None:
         self._run.ledger.append_while(self._check_driver, event)
+
+    def _check_submission(self, state: RunState, place: Place) -> None:
+        """Raises NotTheDriver when the run waits for another job than this one, or for none."""
+        now = state.submission
+        if now is None or now.number != place.submission:
+            raise NotTheDriver(f"{self._run.id}: job {place.job} is not the one that it waits for any more")
 
     def _check_driver(self, state: RunState) -> None:
         if state.driver != self._me:
@@ -183,3 +259,24 @@ class Supervisor:
         if time.monotonic() - self._renewed > RENEW_S:
             renew_lease(self._run.storage, self._me)
             self._renewed = time.monotonic()
+
+
+def submit(run: Run, target: str, send: Callable[[int, tuple[str, ...]], str]) -> str:
+    """Have a scheduler bring up a supervisor for the run: intent, effect, outcome.
+
+    Args:
+        run: that waits for no other job.
+        target: where to.
+        send: submits the job that carries this number, not to run on these hosts, and returns its id.
+
+    Raises:
+        LedgerConflict: somebody else acts on the run; nothing was submitted.
+        LauncherError: as `send` raises it; nothing was submitted.
+    """
+    state = run.ledger.refresh()
+    number = state.submissions + 1
+    event = Submitting(submission=number, target=target, exclude=state.excluded)
+    run.ledger.append(event, after=state.version)
+    job = send(number, state.excluded)
+    run.ledger.append_while(lambda state: None, Submitted(submission=number, job=job))
+    return job

@@ -198,7 +198,7 @@ def sweep_brief(sweep: Sweep) -> dict[str, Any]:
     """One line of `launcher list`."""
     found = lines(sweep)
     common = _common(sweep, dict(Counter(one["state"] for one in found)))
-    return {**common, "step": None, "epoch": None, "attempts": sum(one["attempts"] for one in found)}
+    return {**common, "step": None, "epoch": None, "attempts": sum(one["attempts"] for one in found), "job": None}
 
 
 def _common(sweep: Sweep, counts: Mapping[str, int]) -> dict[str, Any]:

@@ -16,8 +16,18 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 
 
+_ON_SLURM = "## On a SLURM cluster"
+"""These commands need one: tests/slurm/test_readme.py runs them."""
+
+
 def commands() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    sections = re.split(r"^(?=## )", README, flags=re.MULTILINE)
+    assert any(section.startswith(_ON_SLURM) for section in sections)
+    return [line for section in sections if not section.startswith(_ON_SLURM) for line in commands_in(section)]
+
+
+def commands_in(section: str) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
     return [line for block in blocks for line in block.splitlines()]
 
 

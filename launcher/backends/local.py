@@ -3,16 +3,16 @@
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import shell
 from launcher.address import below, here, is_local, own
-from launcher.backends import Handle, Plan, RankPlan
+from launcher.backend import Handle, Plan, RankPlan
+from launcher.backends.ranks import WORKER, code_path, place_env, workdir
 from launcher.diagnosis import attempt_cause
 from launcher.driver import start_ticks, this_machine
 from launcher.elastic import check_size
@@ -20,11 +20,10 @@ from launcher.errors import UsageError
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.output import Shipper
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run, code_archive, code_home, code_root, failures, log_path, progress_path
-from launcher.snapshot import import_path, unpack
+from launcher.run import Record, Run, code_archive, code_root, failures, log_path, progress_path
+from launcher.snapshot import unpack
 from launcher.spec import JobSpec, Resources
 
-WORKER = (sys.executable, "-m", "launcher.node.worker")
 ECHO_S = 3.0
 """After a rank fails, its peers have this long to say what they saw; then they are killed."""
 FOLLOW_S = 60.0
@@ -81,35 +80,29 @@ class LocalBackend:
         tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
         check_size(spec, record.ranks, nodes * tasks, "gpu" if gpus else "cpu")
         threads = spec.resources.cpus_per_task or max(1, cpus // (nodes * tasks))
+        env = {
+            **spec.env.vars,
+            **place_env(run_dir, attempt, nodes * tasks, tasks, "gpu" if gpus else "cpu", threads),
+            "PYTHONPATH": os.pathsep.join(code_path(record, run_dir)),
+            "MASTER_ADDR": "127.0.0.1",
+            _MARK: _mark(run_dir, attempt),
+        }
         ranks = []
         for rank in range(nodes * tasks):
             node, local_rank = divmod(rank, tasks)
-            env = {
-                **spec.env.vars,
-                "PYTHONPATH": os.pathsep.join(_import_path(record, run_dir)),
-                "PYTHONSAFEPATH": "1",  # else `-m` has the current folder come before all of these
-                "PYTHONUNBUFFERED": "1",
-                "OMP_NUM_THREADS": str(threads),
-                "MASTER_ADDR": "127.0.0.1",
-                "RANK": str(rank),
-                "WORLD_SIZE": str(nodes * tasks),
-                "LOCAL_RANK": str(local_rank),
-                "LOCAL_WORLD_SIZE": str(tasks),
-                "NODE_RANK": str(node),
-                "LAUNCHER_RUN_DIR": run_dir,
-                "LAUNCHER_ATTEMPT": str(attempt),
-                "LAUNCHER_ACCELERATOR": "gpu" if gpus else "cpu",
-                _MARK: _mark(run_dir, attempt),
-            }
+            own_env = {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "NODE_RANK": str(node)}
             if self._machine.gpus:
-                env["CUDA_VISIBLE_DEVICES"] = ",".join(self._machine.gpus[node * gpus : (node + 1) * gpus])
-            ranks.append(RankPlan(rank=rank, node=node, local_rank=local_rank, env=env, log=log_path(attempt, rank)))
+                own_env["CUDA_VISIBLE_DEVICES"] = ",".join(self._machine.gpus[node * gpus : (node + 1) * gpus])
+            log = log_path(attempt, rank)
+            ranks.append(RankPlan(rank=rank, node=node, local_rank=local_rank, env=own_env, log=log))
         return Plan(
             target=record.target,
             run_dir=run_dir,
             attempt=attempt,
             hosts=(socket.gethostname(),),
-            workdir=_workdir(record, run_dir),
+            workdir=workdir(record, run_dir),
+            env=env,
+            launch=(),
             argv=self._worker,
             accelerator="gpu" if gpus else "cpu",
             archive=below(code_root(run_dir, record.code), code_archive(record.code)) if record.code else None,
@@ -126,7 +119,7 @@ class LocalBackend:
         children = _Children({}, killed_before=oom_kills())
         self._children[plan.attempt] = children
         for rank in plan.ranks:
-            env = {**os.environ, **rank.env, **shared}
+            env = {**os.environ, **plan.env, **rank.env, **shared}
             children.ranks[rank.rank] = self._spawn(plan.argv, env, plan.workdir, str(here(plan.run_dir) / rank.log))
         pids = {str(rank): [child.pid, child.started] for rank, child in children.ranks.items()}
         return {"machine": this_machine(), "pids": pids}
@@ -181,19 +174,6 @@ class LocalBackend:
         for children in self._children.values():
             if any(child.poll() is None for child in children.ranks.values()):  # else their pids may be others' by now
                 children.kill()
-
-
-def _import_path(record: Record, run_dir: str) -> Sequence[str]:
-    code = record.code
-    return import_path(code, code_home(run_dir, code)) if code else record.import_path
-
-
-def _workdir(record: Record, run_dir: str) -> str:
-    """Where the user was, for the sake of relative paths; if that is gone, what the snapshot has of it."""
-    code = record.code
-    if code is None or Path(record.workdir).is_dir():
-        return record.workdir
-    return str(here(run_dir)) if code.workdir is None else f"{code_home(run_dir, code)}/{code.workdir}"
 
 
 def _poll_foreign(handle: Handle) -> Seen:

@@ -8,19 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from launcher import shell
-from launcher.backends import Plan
-from launcher.backends.local import LocalBackend
+from launcher.backend import Plan
 from launcher.cli.common import print_json
+from launcher.cli.place import backend_of, spec_and_target
 from launcher.errors import LauncherError, UsageError
 from launcher.snapshot import Staged, import_path
-from launcher.spec import JobSpec, json_schema, load_spec, runs_of
+from launcher.spec import JobSpec, json_schema, runs_of
 
 
 def check(args: argparse.Namespace) -> int:
     from launcher.cli.run import new_record
 
-    spec = runs_of(load_spec(Path(args.spec), args.overrides))[0]
-    plan = LocalBackend().plan("run", new_record(spec, Path(args.spec), args.overrides, "check"), spec, 1)
+    spec, target = spec_and_target(args)
+    spec = runs_of(spec)[0]
+    record = new_record(spec, Path(args.spec), args.overrides, "check", args.on, target)
+    plan = backend_of(record).plan(str(Path("run").absolute()), record, spec, 1)
     check_spec(spec, plan)
     if args.json:
         print_json({"spec": args.spec, "ok": True})
@@ -47,7 +49,7 @@ def check_spec(spec: JobSpec, plan: Plan, staged: Staged | None = None) -> None:
         "local_world_size": sum(rank.node == 0 for rank in plan.ranks),
         "accelerator": plan.accelerator,
     }
-    inherited = {name: plan.ranks[0].env[name] for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    inherited = {name: plan.env[name] for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
     env = {**os.environ, **spec.env.vars, **inherited}
     if staged:
         folder = str(staged.folder)

@@ -3,13 +3,13 @@
 import sys
 
 from launcher.address import storage_at
-from launcher.cli import run, sweep
+from launcher.cli import place, sweep
 from launcher.errors import LauncherError
 from launcher.run import SWEEP
 
 if __name__ == "__main__":
     try:
-        of = sweep if SWEEP in storage_at(sys.argv[1]).list("") else run
+        of = sweep if SWEEP in storage_at(sys.argv[1]).list("") else place
         sys.exit(of.drive(sys.argv[1]))
     except LauncherError as error:
         print(f"launcher: {error}", file=sys.stderr)

@@ -42,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     spec.add_argument("spec", metavar="SPEC", help="job spec, a YAML file")
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("run", metavar="RUN", nargs="?", help="id, name or unique beginning; default: the latest")
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("--on", metavar="TARGET", default="local", help="local (default), slurm, or a target's name")
     detach = argparse.ArgumentParser(add_help=False)
     detach.add_argument("-d", "--detach", action="store_true", help="return at once; the run goes on in the background")
 
@@ -56,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
             name, parents=list(parents), aliases=list(aliases), help=summary, description=summary, allow_abbrev=False
         )
 
-    one = verb("run", "run a job spec to its end", spec, root, json, detach, unchecked, aliases=("submit",))
+    one = verb("run", "run a job spec to its end", spec, place, root, json, detach, unchecked, aliases=("submit",))
     one.add_argument("--name", help="the run's id (default: the spec's name with date and time)")
     one.add_argument(
         "--from",
@@ -73,8 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--code", action="store_true", help="import from the code as it is now, not as it was at `run`")
     again.add_argument("--failed", action="store_true", help="of a sweep, start the runs again that failed, too")
     again.set_defaults(handler="resume:resume")
-    verb("plan", "print exactly what `run` would execute", spec, root, json).set_defaults(handler="plan:plan")
-    verb("check", "instantiate model, data and trainer in a separate process", spec, json).set_defaults(
+    verb("plan", "print exactly what `run` would execute", spec, place, root, json).set_defaults(handler="plan:plan")
+    verb("check", "instantiate model, data and trainer in a separate process", spec, place, json).set_defaults(
         handler="check:check"
     )
     verb("list", "all runs", root, json, aliases=("ls",)).set_defaults(handler="views:list_runs")
@@ -88,7 +90,14 @@ def build_parser() -> argparse.ArgumentParser:
     why.add_argument("--attempt", type=int, help="default: the last that failed")
     why.set_defaults(handler="why:why")
     verb("events", "the ledger: all that happened", run, root, json).set_defaults(handler="views:events")
-    verb("cancel", "end a run for good, without saving", run, root, json).set_defaults(handler="run:cancel")
+    cancel = verb("cancel", "end a run for good, without saving", run, root, json)
+    cancel.add_argument("--checkpoint", action="store_true", help="save before")
+    cancel.set_defaults(handler="cancel:cancel")
+    verb(
+        "reconcile",
+        "hold the runs against Slurm's queue: adopt jobs that no run names, bring back runs whose job is gone",
+        *(run, root, json),
+    ).set_defaults(handler="reconcile:reconcile")
     checkpoints = verb("checkpoints", "a run's checkpoints: list, verify, export, prune, diff")
     checkpoints.epilog = "`launcher checkpoints [RUN]` is short for `launcher checkpoints list [RUN]`."
     actions = checkpoints.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -121,6 +130,12 @@ def build_parser() -> argparse.ArgumentParser:
     board = verb("tensorboard", "show a run's curves in TensorBoard", run, root)
     board.add_argument("--port", type=int, default=6006, help="default: 6006")
     board.set_defaults(handler="tensorboard:tensorboard")
+    probe = verb("probe", "learn about the Slurm cluster of this machine: a target for `--on`, limits to check", json)
+    probe.add_argument("--on", metavar="NAME", help="what to call the target (default: the cluster's own name)")
+    probe.add_argument(
+        "--try", action="store_true", dest="try_node", help="see in a short job whether nodes can requeue their jobs"
+    )
+    probe.set_defaults(handler="probe:probe")
     verb("schema", "print the JSON Schema of a job spec, for editors").set_defaults(handler="check:schema")
     shell = verb("completion", 'print completion for a shell, e.g. eval "$(launcher completion bash)"')
     shell.add_argument("shell", choices=("bash", "zsh", "tcsh"))

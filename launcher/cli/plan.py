@@ -2,36 +2,43 @@
 
 import argparse
 import shlex
+import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launcher.address import below, here, is_local
-from launcher.backends.local import LocalBackend
 from launcher.cadence import FIRST_S, SHARE
 from launcher.checkpoints import rules_in_words
 from launcher.cli.common import print_json, runs_root
+from launcher.cli.place import backend_of, spec_and_target
 from launcher.cli.run import code_sources, new_record
-from launcher.cli.terminal import Terminal
+from launcher.cli.terminal import Terminal, clock
 from launcher.elastic import allowed_sizes
+from launcher.errors import LauncherError
 from launcher.exactness import guarantee
+from launcher.run import Record
 from launcher.snapshot import describe, digest_of
-from launcher.spec import Checkpoint, load_spec, runs_of
+from launcher.spec import Checkpoint, JobSpec, runs_of
 from launcher.tree import Source, in_words
 
 
 def plan(args: argparse.Namespace) -> int:
-    runs = runs_of(load_spec(Path(args.spec), args.overrides))
+    given, target = spec_and_target(args)
+    runs = runs_of(given)
     spec = runs[0]
-    record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID")
+    record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID", args.on, target)
     run_dir = below(runs_root(args), record.id)
     sources = code_sources(spec, record, run_dir)
     if sources:
         digest = digest_of(sources)
         record = replace(record, code=describe(sources, digest, record.import_path, record.workdir, diff=False))
-    planned = LocalBackend().plan(run_dir, record, spec, 1)
+    planned = backend_of(record).plan(run_dir, record, spec, 1)
+    batch = _script(record, spec, run_dir) if record.site else None
     if args.json:
-        print_json({"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]})
+        body = {"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]}
+        print_json({**body, "script": batch, "starts": _starts(batch) if batch else None})
         return 0
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
@@ -52,12 +59,48 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"  retry       {spec.retry.model_dump()}")
     if planned.archive and not is_local(run_dir):
         terminal.line(f"  unpacks     {planned.archive}")
+    if batch is not None:
+        from launcher.backends.slurm.script import lead_of
+
+        terminal.line(f"  stops       {lead_of(spec):.0f} s before the end of an allocation, and at a preemption")
+        terminal.line(f"  starts      {_starts(batch)}")
+        terminal.line()
+        terminal.line(terminal.colour("# sbatch", "dim"))
+        terminal.line(batch.rstrip())
+        terminal.line()
+        terminal.line(terminal.colour("# the ranks of an attempt, in the job", "dim"))
+        terminal.line(f"env {_env(planned.env)} {shlex.join((*planned.launch, *planned.argv))}")
+        return 0
     for rank in planned.ranks:
         terminal.line()
         terminal.line(terminal.colour(f"# rank {rank.rank} (node {rank.node}, local rank {rank.local_rank})", "dim"))
-        env = " ".join(f"{name}={shlex.quote(value)}" for name, value in rank.env.items())
-        terminal.line(f"env {env} {shlex.join(planned.argv)} >> {shlex.quote(str(here(planned.run_dir) / rank.log))}")
+        log = shlex.quote(str(here(planned.run_dir) / rank.log))
+        terminal.line(f"env {_env({**planned.env, **rank.env})} {shlex.join(planned.argv)} >> {log}")
     return 0
+
+
+def _env(env: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in env.items())
+
+
+def _starts(batch: str) -> str:
+    """Slurm's own estimate, in words."""
+    from launcher.backends.slurm import commands
+
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(batch)
+        file.flush()
+        try:
+            at = commands.start_estimate([file.name])
+        except LauncherError as error:
+            return f"unknown: {error}"
+    return f"about {clock(at)}, as Slurm estimates now" if at else "unknown: Slurm gives no estimate"
+
+
+def _script(record: Record, spec: JobSpec, run_dir: str) -> str:
+    from launcher.backends.slurm.submission import script_text
+
+    return script_text(record, spec, run_dir)
 
 
 def _when(policy: Checkpoint) -> str:

@@ -3,11 +3,11 @@
 import argparse
 from dataclasses import asdict, replace
 
-from launcher.backends.local import LocalBackend
 from launcher.cli import sweep
 from launcher.cli.check import check_spec
 from launcher.cli.common import wanted
-from launcher.cli.run import answer, carry_on, staged_code, terminal_of, who
+from launcher.cli.place import answer, backend_of, carry_on, check_fits, check_no_job, terminal_of, who
+from launcher.cli.run import staged_code
 from launcher.errors import FINISHED, LauncherError, LedgerConflict, UsageError
 from launcher.exactness import consequences
 from launcher.ledger import ResumeRequested, RunState
@@ -15,6 +15,7 @@ from launcher.run import Run
 from launcher.spec import JobSpec, parse_spec
 from launcher.status import living_driver
 from launcher.sweep import Sweep
+from launcher.target import Target, placed
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -32,6 +33,7 @@ def resume(args: argparse.Namespace) -> int:
             f"{found.id}: process {driver.pid} on {driver.host} drives this run; "
             f"`launcher logs -f {found.id}` follows it"
         )
+    check_no_job(found, state)
     spec = JobSpec.model_validate(found.now.spec)
     event = ResumeRequested(by=who())
     if args.overrides:
@@ -40,7 +42,7 @@ def resume(args: argparse.Namespace) -> int:
         for sentence in consequences(found.now.spec, resolved):
             terminal.line(f"change: {sentence}")
         event = replace(event, overrides=tuple(args.overrides), spec=resolved)
-    plan = LocalBackend().plan(found.storage.root, found.now, spec, len(state.attempts) + 1)
+    plan = backend_of(found.record).plan(found.storage.root, found.now, spec, len(state.attempts) + 1)
     if args.code:
         with staged_code(spec, found.record, found.storage.root) as staged:
             if not args.no_check:
@@ -61,4 +63,10 @@ def resume(args: argparse.Namespace) -> int:
 def _changed(found: Run, state: RunState, overrides: list[str]) -> JobSpec:
     """The spec as it was written, with all that was changed since, and now."""
     every = [*found.record.overrides, *state.overrides, *overrides]
-    return parse_spec(found.record.spec_text, source=found.record.spec_file, overrides=every)
+    spec = parse_spec(found.record.spec_text, source=found.record.spec_file, overrides=every)
+    if not found.record.site:
+        return spec
+    target = Target.model_validate(found.record.site)
+    spec = placed(spec, target)
+    check_fits(spec, target)
+    return spec

@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from launcher.address import below, storage_at
-from launcher.backends import Plan
+from launcher.backend import Plan
 from launcher.backends.local import LocalBackend, Machine, this_host
+from launcher.cli.cancel import cancel_run
 from launcher.cli.check import check_spec
 from launcher.cli.common import print_json, runs_root
-from launcher.cli.run import cancel_run, detach, on_signals, staged_code, terminal_of, who
+from launcher.cli.place import detach, on_signals, terminal_of, who
+from launcher.cli.run import staged_code
 from launcher.cli.terminal import Terminal, bar, discard, metrics_text, values_text
 from launcher.driver import RENEW_S, is_alive, renew_lease, this_process
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
@@ -36,6 +38,8 @@ def run(spec: JobSpec, record: Record, args: argparse.Namespace) -> int:
     """`launcher run` of a spec with a sweep; of a name that is there already, what is missing."""
     if args.source is not None:
         raise UsageError("--from begins a single run; for all runs of a sweep, set model.weights")
+    if record.site is not None:
+        raise UsageError(f"--on {record.target}: sweeps run on this machine only; leave it out")
     check_id(record.id)
     root = runs_root(args)
     for entry in entries(root):
@@ -76,11 +80,11 @@ def cancel(sweep: Sweep, args: argparse.Namespace) -> int:
     """End all that has not ended, and begin no more."""
     if summary(sweep)["state"] not in _LEFT:
         raise UsageError(f"{sweep.id} has ended already: {summary(sweep)['reason']}")
-    sweep.ledger.append_while(lambda state: None, CancelRequested(by=who()))
+    sweep.ledger.append_while(lambda state: None, CancelRequested(by=who(), checkpoint=args.checkpoint))
     for one in lines(sweep):
         try:
             if one["state"] in _LEFT and (begun := sweep.cell(one["index"])):
-                cancel_run(begun)
+                cancel_run(begun, checkpoint=args.checkpoint)
         except LauncherError as error:  # a damaged one must not hold up the others
             print(f"launcher: {error}", file=sys.stderr)
     shown = summary(sweep)

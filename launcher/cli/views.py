@@ -1,11 +1,13 @@
 """Read-only views over the ledger: list, status, events."""
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from launcher.address import storage_at
 from launcher.cli.common import damage_named, print_json, runs_root, wanted, wanted_run
+from launcher.cli.scheduler import Hint, hints, in_words
 from launcher.cli.terminal import Terminal, ago, bar, clock, metric_text, metrics_text, short, value_text, values_text
 from launcher.errors import LauncherError
 from launcher.run import RECORD, SWEEP, Entry, Run, entries
@@ -17,6 +19,8 @@ from launcher.sweep import Sweep, summary, sweep_brief
 def list_runs(args: argparse.Namespace) -> int:
     root = runs_root(args)
     runs = [_brief(one) for one in entries(root)]
+    said = _hints(runs)
+    runs = [{**one, "scheduler": said.get(one["job"])} for one in runs]
     if args.json:
         print_json(runs)
         return 0
@@ -32,12 +36,17 @@ def list_runs(args: argparse.Namespace) -> int:
             "-" if one["step"] is None else str(one["step"]),
             str(one["attempts"]),
             ago(one["created"]),
-            one["reason"],
+            one["reason"] or (in_words(one["job"], one["scheduler"]) if one["scheduler"] else ""),
         )
         for one in runs
     ]
     terminal.table(("RUN", "STATE", "TARGET", "STEP", "ATTEMPTS", "CREATED", "REASON"), rows)
     return 0
+
+
+def _hints(shown: Iterable[dict[str, Any]]) -> dict[str, Hint]:
+    """What the scheduler says of the jobs that runs wait for, or run in."""
+    return hints({one["job"] for one in shown if one["job"] and one["state"] in ("queued", "running", "unknown")})
 
 
 def _brief(one: Entry) -> dict[str, Any]:
@@ -49,21 +58,25 @@ def _brief(one: Entry) -> dict[str, Any]:
     except LauncherError as error:
         created = storage.modified(SWEEP if one.is_sweep else RECORD)
         line = {"run": one.id, "name": one.id, "target": "", "created": created}
-        return {**line, "state": "unknown", "reason": str(error), "step": 0, "epoch": 0, "attempts": 0}
+        return {**line, "state": "unknown", "reason": str(error), "step": 0, "epoch": 0, "attempts": 0, "job": None}
 
 
 def status(args: argparse.Namespace) -> int:
     found = wanted(args)
-    shown = summary(found) if isinstance(found, Sweep) else status_of(found)
+    if isinstance(found, Sweep):
+        shown = summary(found)
+        print_json(shown) if args.json else show_sweep(shown, Terminal())
+        return 0
+    shown = status_of(found)
+    hint = _hints([shown]).get(shown["job"])
     if args.json:
-        print_json(shown)
+        print_json({**shown, "scheduler": hint})
         return 0
     terminal = Terminal()
-    if isinstance(found, Sweep):
-        show_sweep(shown, terminal)
-        return 0
     state = terminal.state(shown["state"]) + (f": {shown['reason']}" if shown["reason"] else "")
     terminal.line(f"{terminal.colour(shown['run'], 'bold')}  {state}")
+    if hint:
+        terminal.line(f"  scheduler   {in_words(shown['job'], hint)}")
     terminal.line(f"  target      {shown['target']}")
     terminal.line(f"  progress    {bar({**shown, 'metrics': {}})}")
     if shown["precision"]:

@@ -54,6 +54,16 @@ def place_from(env: Mapping[str, str]) -> Place:
     )
 
 
+def adopt_slurm_numbers() -> None:
+    """Where srun started this rank, put its numbers under torchrun's names, for the launcher and for the user's code.
+
+    Source: srun(1), OUTPUT ENVIRONMENT VARIABLES.
+    """
+    for name, slurm in (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID"), ("NODE_RANK", "SLURM_NODEID")):
+        if name not in os.environ and slurm in os.environ:
+            os.environ[name] = os.environ[slurm]
+
+
 def die_with_parent(parent: int | None = None) -> None:
     """Have the kernel end this process when its parent dies, whatever kills it (prctl(2)).
 

@@ -18,7 +18,7 @@ from launcher.address import storage_at
 from launcher.diagnosis import UNWRITABLE
 from launcher.errors import Fenced, LauncherError
 from launcher.kinds import classified
-from launcher.node.environment import Place, die_with_parent, place_from
+from launcher.node.environment import Place, adopt_slurm_numbers, die_with_parent, place_from
 from launcher.node.start import choose_start
 from launcher.node.stop import StopFlag, Stopped
 from launcher.oom import oom_kills, oom_kills_since
@@ -31,6 +31,7 @@ def main() -> int:
     os.environ.pop("PYTHONSAFEPATH", None)  # it was for the start of this process, not for those of the user's
     flag = StopFlag()
     flag.install()  # before anything slow: a signal during the imports must not end the rank
+    adopt_slurm_numbers()
     place = place_from(os.environ)
     if parent := os.environ.get("LAUNCHER_PARENT"):
         die_with_parent(int(parent))

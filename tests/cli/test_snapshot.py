@@ -145,7 +145,7 @@ class TestTheTreeIsEditedThenDeleted:
     def test_and_every_attempt_imported_from_the_run_directory(self, story: Story) -> None:
         assert not story.project.root.exists()
         for plan in story.executed:
-            entries = plan["ranks"][0]["env"]["PYTHONPATH"].split(":")  # type: ignore[index]
+            entries = plan["env"]["PYTHONPATH"].split(":")  # type: ignore[index]
             code = f"{story.run.storage.root}/code/{story.run.record.code.digest}/project"  # type: ignore[union-attr]
             live = str(story.project.packages)
             assert entries == [f"{code}/jobs", code, live, f"{code}/lib", f"{code}/src"]
@@ -260,5 +260,5 @@ def test_without_a_snapshot_ranks_import_from_the_tree(launcher: Shell, project:
     planned = launcher("plan", project.spec, "--json", "--set", "code.snapshot=false").answer
 
     assert planned["code"] == []
-    path = planned["plan"]["ranks"][0]["env"]["PYTHONPATH"]
+    path = planned["plan"]["env"]["PYTHONPATH"]
     assert path == f"{project.root}/jobs:{project.root}:{launcher.cwd}"

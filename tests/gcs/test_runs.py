@@ -191,7 +191,7 @@ def test_the_code_is_one_archive_and_is_unpacked_where_it_is_needed(runs: Runs) 
 
     assert set(runs.killed.storage.files("code")) - {f"{code.digest}.diff"} == {f"{code.digest}.tar"}
     plan = runs.killed.read_json("attempts/002/plan.json")
-    first = plan["ranks"][0]["env"]["PYTHONPATH"].split(":")[0]
+    first = plan["env"]["PYTHONPATH"].split(":")[0]
     assert first.startswith(os.environ["LAUNCHER_SCRATCH"])
     assert (Path(first) / "slow_net.py").read_bytes() == (JOBS / "slow_net.py").read_bytes()
 

@@ -27,6 +27,8 @@ from launcher.ledger import (
     ResumeRequested,
     RunEnded,
     RunState,
+    Submitted,
+    Submitting,
     fold,
 )
 from launcher.storage import PosixStorage
@@ -170,6 +172,8 @@ class TestFold:
 
 def test_an_appended_event_is_read_back_by_another_process_s_ledger(storage: PosixStorage, ledger: Ledger) -> None:
     events = [
+        Submitting(submission=1, target="lab", exclude=("n1",)),
+        Submitted(submission=1, job="12_3"),
         Driving(driver=ME),
         AttemptStarting(attempt=1, target="local"),
         AttemptStarted(attempt=1, hosts=("a", "b"), handle={"pids": {"0": [1, 2]}}),
@@ -178,7 +182,7 @@ def test_an_appended_event_is_read_back_by_another_process_s_ledger(storage: Pos
         CheckpointsDropped(attempt=1, paths=("x", "y"), reason='naïve "reason"\n; 日本'),
         CancelRequested(by="me"),
         ResumeRequested(by="me"),
-        AttemptEnded(attempt=1, cause="infra", reason="", step=10),
+        AttemptEnded(attempt=1, cause="infra", reason="", step=10, lost=("n2",)),
         RunEnded(state="failed", reason=""),
     ]
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from launcher.backends import Plan
-from launcher.backends.local import WORKER, LocalBackend, Machine, this_host
+from launcher.backend import Plan
+from launcher.backends.local import LocalBackend, Machine, this_host
+from launcher.backends.ranks import WORKER
 from launcher.errors import UsageError
 from launcher.run import Code, Record, Tree
 from launcher.spec import JobSpec
@@ -49,7 +50,7 @@ def plan(
 
 
 def variable(planned: Plan, name: str) -> list[str | None]:
-    return [rank.env.get(name) for rank in planned.ranks]
+    return [{**planned.env, **rank.env}.get(name) for rank in planned.ranks]
 
 
 @pytest.mark.parametrize(

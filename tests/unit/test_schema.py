@@ -16,6 +16,7 @@ SECTIONS = [
     "Checkpoint",
     "ClassSpec",
     "Code",
+    "Container",
     "Distribution",
     "Env",
     "Model",
@@ -62,6 +63,7 @@ def test_it_knows_every_section_and_what_must_be_there(schema: dict[str, Any]) -
     assert schema["required"] == ["name", "model"]
     assert {name: section["required"] for name, section in schema["$defs"].items() if "required" in section} == {
         "ClassSpec": ["class_path"],
+        "Container": ["image"],
         "Model": ["class_path"],
         "Random": ["n", "space"],
         "Tpu": ["accelerator_type"],

@@ -55,7 +55,7 @@ slurm:
   exclude: [node7]
   signal_delay: 90s
   setup: [module load cuda]
-  additional_parameters: {comment: hello, nice: 100, exclusive: true}
+  additional_parameters: {licenses: matlab, nice: 100, exclusive: true}
 tpu: {accelerator_type: v5litepod-16, zone: us-east1-c, spot: false, reserved: true, labels: {team: vision}}
 sweep:
   grid: {model.init_args.lr: [1e-3, 1e-4], trainer.max_epochs: [1, 2]}
@@ -115,7 +115,7 @@ class TestRight:
         assert seconds(spec.resources.time) == 36 * 3600
         assert spec.checkpoint.every is None
         assert spec.slurm is not None
-        assert spec.slurm.additional_parameters == {"comment": "hello", "nice": 100, "exclusive": True}
+        assert spec.slurm.additional_parameters == {"licenses": "matlab", "nice": 100, "exclusive": True}
         assert spec.tpu is not None
         assert spec.tpu.zone == ["us-east1-c"]
         assert spec.sweep is not None

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from launcher.backends import Handle
+from launcher.backend import Handle
 from launcher.backends.local import ECHO_S, LocalBackend, Machine
 from launcher.driver import start_ticks, this_machine
 from launcher.errors import NotTheDriver

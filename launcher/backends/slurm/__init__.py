@@ -1,0 +1,1 @@
+"""Runs on a Slurm cluster: a job whose batch process is the supervisor, and in it one step a start of all ranks."""

@@ -1,0 +1,158 @@
+"""The job that a supervisor is the batch process of: whether it is ending, why, and how the run goes on after it."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from launcher.backend import Ending
+from launcher.backends.slurm import commands
+from launcher.backends.slurm.commands import SlurmError
+from launcher.backends.slurm.job import Ends, ended_because, expand_hosts
+from launcher.policy import Cause
+from launcher.run import Run
+from launcher.spec import JobSpec
+
+_LOOK_S = 0.5
+"""Between two questions to the controller about a job that is about to end."""
+_END_S = 30.0
+"""Between two questions about when the job's time is over: somebody may have moved it."""
+_PATIENCE_S = 120.0
+"""How long a controller that does not answer is asked to start the job again; Slurm may end this process before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """One start of a job."""
+
+    job: str
+    """Raw id: that of an array's element is its own."""
+    restarts: int
+    """How often Slurm had started it before."""
+    hosts: tuple[str, ...]
+    """In Slurm's order: ranks are laid out along it."""
+
+    def as_json(self) -> dict[str, str | int]:
+        return {"job": self.job, "restarts": self.restarts}
+
+
+def this_start(env: Mapping[str, str] = os.environ) -> Start:
+    """That which this process is part of. Raises KeyError outside of a job."""
+    return Start(
+        job=env["SLURM_JOB_ID"],
+        restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
+        hosts=expand_hosts(env["SLURM_JOB_NODELIST"]),
+    )
+
+
+class JobAllocation:
+    """What Slurm granted to this process, the job's batch process."""
+
+    def __init__(self, start: Start, *, lead_s: float, resubmit: Callable[[Run, JobSpec], object]) -> None:
+        """
+        Args:
+            start: this process's.
+            lead_s: how long before the end of the job's time the ranks are to stop.
+            resubmit: submits another job for the run, to begin when this one has ended.
+        """
+        self._start, self._lead_s, self._resubmit = start, lead_s, resubmit
+        self._told = False
+        self._ranks_left = False
+        self._ending: Ending | None = None
+        self._looked = float("-inf")
+        self._end: float | None = None
+        self._end_known = float("-inf")
+
+    def tell(self) -> None:
+        """Slurm has sent this process a signal. May be called from its handler: it only takes a note."""
+        self._told = True
+
+    def ranks_left(self) -> None:
+        """The ranks have left at a signal."""
+        self._ranks_left = True
+        self._looked = float("-inf")
+
+    def ending(self) -> Ending | None:
+        if self._ending or not (self._told or self._ranks_left):
+            return self._ending
+        if time.monotonic() - self._looked < _LOOK_S:
+            return None
+        self._looked = time.monotonic()
+        try:
+            job = commands.show_job(self._start.job)
+        except SlurmError as silent:
+            # Ranks do not leave for nothing; `renew` is patient.
+            return Ending(cause=Cause.PREEMPTED, reason=f"{self._name}: {silent}") if self._ranks_left else None
+        because = ended_because(
+            job,
+            started_restarts=self._start.restarts,
+            stop_signal_seen=self._ranks_left,
+            lead_s=self._lead_s,
+            now=time.time(),
+        )
+        self._ending = self._as_ending(because, preempted=job.preempted is not None, requeues=job.requeue)
+        return self._ending
+
+    def stops_soon(self) -> bool:
+        if time.monotonic() - self._end_known > _END_S:
+            self._end_known = time.monotonic()
+            with suppress(SlurmError):  # then what was known before holds
+                self._end = commands.show_job(self._start.job).end
+        return self._end is not None and time.time() > self._end - self._lead_s
+
+    def renew(self, run: Run, spec: JobSpec) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                commands.requeue(commands.show_job(self._start.job).name)
+                self._exclude(run.ledger.refresh().excluded)
+                return
+            except SlurmError as refused:
+                if not refused.silent:
+                    break  # this job may not, or cannot any more
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(2)
+        self._resubmit(run, spec)
+
+    def _exclude(self, hosts: Sequence[str]) -> None:
+        if hosts:
+            with suppress(SlurmError):  # Slurm sends no job to a node that it knows to be down
+                commands.exclude(self._start.job, hosts)
+
+    @property
+    def _name(self) -> str:
+        return f"job {self._start.job}"
+
+    def _as_ending(self, because: Ends, *, preempted: bool, requeues: bool) -> Ending | None:
+        match because:
+            case Ends.GOES_ON:
+                return None
+            case Ends.PREEMPTED:
+                return Ending(cause=Cause.PREEMPTED, reason=f"{self._name} was preempted")
+            case Ends.TIMEOUT:
+                return Ending(cause=Cause.TIMEOUT, reason=f"the time of {self._name} is over")
+            case Ends.REQUEUED:
+                how = "preempted and requeued" if preempted else "requeued"
+                return Ending(cause=Cause.PREEMPTED, reason=f"{self._name} was {how} by Slurm", comes_back=True)
+            case Ends.NODE_FAIL:
+                return Ending(cause=Cause.INFRA, reason=f"{self._name} has lost a node", comes_back=requeues)
+            case Ends.CANCELLED:
+                return Ending(cause=Cause.CANCELLED, reason=f"{self._name} was cancelled (scancel)")
+
+
+class Interactive:
+    """The allocation of an `salloc`: the user's own, to whom its end belongs. Nothing here ends or renews it."""
+
+    def ending(self) -> Ending | None:
+        return None
+
+    def stops_soon(self) -> bool:
+        return False
+
+    def ranks_left(self) -> None:
+        pass
+
+    def renew(self, run: Run, spec: JobSpec) -> None:
+        raise AssertionError("an allocation without an end is not renewed")
