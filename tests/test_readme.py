@@ -126,7 +126,7 @@ SAYS = {
     "launcher completion bash": "complete",
     "source .venv/bin/activate": "",
     "launcher run jobs/quickstart.yaml --name swept --set "
-    "'sweep={metric: test_acc, mode: max, grid: {seed_everything: [1, 2]}}'": "swept finished: 2 of 2 finished",
+    "'sweep={metric: test_acc, mode: max, grid: {trainer.max_epochs: [1, 2]}}'": "swept finished: 2 of 2 finished",
     "launcher status swept": "best        swept.000",
     "launcher logs swept.1": "starting from the beginning",
     "launcher resume swept --failed": "swept finished",

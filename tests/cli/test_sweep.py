@@ -65,7 +65,7 @@ class TestInterrupted:
         said = re.findall(r"\[\d/4\].*", re.sub(r"\x1b\[[0-9;]*[mK]", "", swept.begun.output))
 
         assert sum("swept.0000" in line and "finished" in line and "test_loss" in line for line in said) == 1
-        assert sum("swept.0001" in line and "KeyError: 'label'" in line for line in said) == 1
+        assert sum("swept.0001" in line and "failed" in line and "typo" in line for line in said) == 1
         assert "carry it on with: launcher resume swept" in swept.begun.output
 
     def test_all_import_from_one_copy_of_the_code(self, swept: Swept, launcher: Shell) -> None:
@@ -80,11 +80,10 @@ class TestInterrupted:
         shown = launcher("status", "swept").out
 
         head = next(line for line in shown.splitlines() if line.startswith("RUN"))
-        assert head.split() == [
-            *["RUN", "STATE", "STEP", "steps", "raises_at", "nap", "seed_everything", "test_loss", "REASON"]
-        ]
+        columns = ["RUN", "STATE", "STEP", "steps", "typo", "nap", "seed_everything", "test_loss", "REASON"]
+        assert head.split() == columns
         (line,) = [line for line in shown.splitlines() if line.startswith("swept.0001")]
-        assert line.split()[:5] == ["swept.0001", "failed", "20", "40", "25"]
+        assert line.split()[:5] == ["swept.0001", "failed", "0", "40", "1"]
         assert "best        swept.0000  test_loss" in shown
 
     def test_the_list_has_one_line_of_it(self, swept: Swept, launcher: Shell) -> None:
