@@ -29,6 +29,7 @@ class Kind(StrEnum):
     STORAGE = "storage"  # the run directory could not be reached, or the last checkpoint not be written
     CHECKPOINT = "checkpoint"  # it is whole, and yet cannot be loaded
     DRIFT = "drift"  # code, packages or machine are not those that the run began with
+    HOSTS = "hosts"  # they cannot train together: one is out of reach, or is not as the others
     PORT = "port"
     LOADER = "loader"  # a DataLoader worker died
     PREEMPTED = "preempted"
@@ -58,6 +59,7 @@ CAUSES: Mapping[Kind, Cause] = {
     Kind.SHARED_MEMORY: Cause.INFRA,
     Kind.DISK: Cause.INFRA,  # others fill it and others clear it; a retry is in vain at worst, and has its budget
     Kind.STORAGE: Cause.INFRA,
+    Kind.HOSTS: Cause.INFRA,  # the next attempt may be given others
     Kind.PORT: Cause.INFRA,
     Kind.LOADER: Cause.INFRA,
     Kind.PEER: Cause.INFRA,
@@ -79,6 +81,7 @@ ECHOES = (Kind.PEER, Kind.HANG)
 
 # -- one exception
 
+_OURS = {"Drift": Kind.DRIFT, "Unfit": Kind.HOSTS, "NoRoom": Kind.DISK}  # of the node side
 _ERRNOS = {
     errno.ENOSPC: Kind.DISK,
     errno.EDQUOT: Kind.DISK,
@@ -153,8 +156,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _kind_of(error: BaseException) -> Kind:
     """Of this one exception, without what it came of."""
     name, text = type(error).__name__, essence(str(error))
-    if name == "Drift":
-        return Kind.DRIFT
+    if isinstance(error, LauncherError) and name in _OURS:
+        return _OURS[name]
     if isinstance(error, NotSaved):
         return Kind.STORAGE
     if name == "OutOfMemoryError":

@@ -78,6 +78,10 @@ _ANSWERS = {
         "found other versions of Python or packages than before",
         "change back what is named above, then: launcher resume {run}; or begin anew: {again}",
     ),
+    Kind.HOSTS: _Answer(
+        "found hosts that cannot train together",
+        "mend what is said of each host above, or have the scheduler leave it out (slurm.exclude), " + _AGAIN,
+    ),
     Kind.PORT: _Answer(
         "found its port in use",
         "launcher resume {run} (each attempt takes a new port; if it is one that your own code opens, change that)",

@@ -11,6 +11,7 @@ from launcher.ledger import FORMAT
 from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type
+from launcher.node.preflight import check_room
 from launcher.node.provenance import check_provenance
 from launcher.node.randomness import Randomness
 from launcher.node.session import Session
@@ -31,11 +32,14 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
         Fenced: a newer attempt has begun.
         UsageError: the run cannot go on with this number of ranks.
         CannotInstantiate, UnsupportedPrecision: the spec is at fault.
+        NoRoom: the next checkpoint would not fit.
         ForeignModule, Drift: the code or the packages are not those that they should be.
     """
     spec = JobSpec.model_validate(run.read_json(spec_path(place.attempt)))
     attempt = await_start(run, place.attempt)
     check_size(spec, run.record.ranks, place.world_size, place.accelerator)
+    if place.rank == 0:
+        check_room(run, spec.checkpoint.keep_last)
     virtual = VirtualRanks(Share(global_batch(spec, run.record.ranks, place.world_size), place.world_size, place.rank))
     session = Session(run, place, spec, flag, attempt, virtual)
     sums = TreeSums(virtual) if spec.exact == "world-size" else None

@@ -19,6 +19,7 @@ from launcher.diagnosis import UNWRITABLE
 from launcher.errors import Fenced, LauncherError
 from launcher.kinds import classified
 from launcher.node.environment import Place, adopt_slurm_numbers, die_with_parent, place_from
+from launcher.node.preflight import Preflight
 from launcher.node.start import choose_start
 from launcher.node.stop import StopFlag, Stopped
 from launcher.oom import oom_kills, oom_kills_since
@@ -38,14 +39,17 @@ def main() -> int:
     _log_to_stderr()
     killed_before = oom_kills()
     run = Run(storage_at(place.run_dir))
+    beside = ThreadPoolExecutor(1)  # reading a large checkpoint takes as long as importing torch
     try:
-        with ThreadPoolExecutor(1) as beside:  # reading a large checkpoint takes as long as importing torch
-            chosen = beside.submit(choose_start, run, place.attempt) if place.rank == 0 else None
-            _quieten()
-            from launcher.node.training import train  # torch enters here
+        preflight = Preflight(run, place, flag)
+        chosen = beside.submit(choose_start, run, place.attempt) if place.rank == 0 else None
+        preflight.compare_hosts()
+        _quieten()
+        from launcher.node.training import train  # torch enters here
 
-            if chosen:
-                chosen.result()
+        preflight.all_reduce()
+        if chosen:
+            chosen.result()
         train(run, place, flag)
     except Stopped:
         log.info("rank %d: saved, leaving", place.rank)
