@@ -42,7 +42,7 @@ class Plan:
     accelerator: str
     """`gpu` or `cpu`."""
     archive: str | None
-    """The snapshot, relative to the run directory: unpacked on each machine where it is no folder yet."""
+    """The snapshot's address: unpacked on each machine where it is no folder yet."""
     ranks: tuple[RankPlan, ...]
 
     def as_json(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`--set key=value`: a value, in YAML, put at a dotted key of a document."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.document import Document, Finding, Path, Place
@@ -48,6 +48,19 @@ def assign(tree: Any, key: str, value: Any) -> tuple[Any, Path]:
     if len(keys) > MAX_DEPTH:
         raise CannotSet(f"nested deeper than {MAX_DEPTH} levels")
     return _assign(tree, (), keys, value)
+
+
+def vary(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a spec with those of one run of its sweep in their places, and without the sweep.
+
+    Raises:
+        CannotSet: a key leads nowhere.
+    """
+    tree: Any = {key: value for key, value in values.items() if key != "sweep"}
+    for key, value in changes.items():
+        tree, _ = assign(tree, key, value)
+    varied: dict[str, Any] = tree
+    return varied
 
 
 def _assign(node: Any, above: Path, keys: Sequence[str], value: Any) -> tuple[Any, Path]:

@@ -6,16 +6,20 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import launcher
-from launcher.address import Address, absolute, below, here, is_local, storage_at
+from launcher.address import Address, absolute, below, here, is_local, split, storage_at
 from launcher.errors import FormatTooNew, LauncherError, UsageError
 from launcher.ledger import FORMAT, Ledger
 from launcher.storage import Storage, Unreachable
+
+RECORD = "run.json"
+SWEEP = "sweep.json"
+"""In the folder of a sweep: the record of what its runs have in common, and what they differ in."""
 
 _AT_ONCE = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}")
@@ -56,6 +60,8 @@ class Code:
     """Record.workdir relative to the snapshot; None if it is outside."""
     diff: bool = False
     """There is a `code/<digest>.diff`: what `git diff HEAD` said of all trees."""
+    shared: bool = False
+    """The snapshot is that of the sweep: it lies in the folder around the run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +106,7 @@ class Run:
         """
         self.storage = storage
         try:
-            self.record = _read_record(storage)
+            self.record = read_record(storage)
         except FileNotFoundError:
             raise UsageError(f"{storage.root}: there is no run here (no run.json)") from None
         except Unreachable:  # that says nothing about the file
@@ -147,9 +153,14 @@ class Run:
         self.storage.replace(path, (json.dumps(body, indent=1) + "\n").encode())
 
 
-def _read_record(storage: Storage) -> Record:
-    """Keys that this launcher does not know are passed over: the format says whether they matter."""
-    body = json.loads(storage.read("run.json"))
+def read_record(storage: Storage, file: str = RECORD) -> Record:
+    """Keys that this launcher does not know are passed over: the format says whether they matter.
+
+    Raises:
+        FormatTooNew: a newer launcher wrote it.
+        FileNotFoundError, ValueError, KeyError, TypeError, AttributeError: it is not there, or is no record.
+    """
+    body = json.loads(storage.read(file))
     if body["format"] > FORMAT:
         raise FormatTooNew(
             f"{storage.root}: written by launcher {body['launcher']}, this is {launcher.__version__}; update this one"
@@ -173,7 +184,7 @@ def _known(kind: type[Record | Code | Tree], body: Mapping[str, Any]) -> dict[st
 
 
 def code_folder(code: Code) -> str:
-    """Of the snapshot, relative to the run directory or to the scratch folder."""
+    """Of the snapshot, relative to the run directory (see `code_root`) or to the scratch folder."""
     return f"code/{code.digest}"
 
 
@@ -182,9 +193,14 @@ def code_archive(code: Code) -> str:
     return f"code/{code.digest}.tar"
 
 
+def code_root(run_dir: str, code: Code) -> str:
+    """The address of the folder that the snapshot's paths are relative to: the run's, or that of its sweep. Pure."""
+    return split(run_dir)[0] if code.shared else run_dir
+
+
 def code_home(run_dir: str, code: Code) -> str:
     """The folder that ranks import from: the snapshot itself, or what it was unpacked to on this machine. Pure."""
-    return f"{here(run_dir)}/{code_folder(code)}"
+    return f"{here(code_root(run_dir, code))}/{code_folder(code)}"
 
 
 def files_folder(run_dir: str, attempt: int) -> Path:
@@ -251,12 +267,27 @@ def create_run(runs_root: Address, record: Record) -> Run:
     """Raises UsageError if the id is taken or no good as a folder's name, LauncherError if it cannot be written."""
     check_id(record.id)
     storage = storage_at(below(runs_root, record.id))
+    write_record(storage, RECORD, record)
+    return Run(storage)
+
+
+def write_record(storage: Storage, file: str, record: Record, **more: Any) -> None:
+    """Raises UsageError if there is one, LauncherError if it cannot be written."""
     with writing(storage.root):
         try:
-            storage.create("run.json", (json.dumps(asdict(record), indent=1) + "\n").encode())
+            storage.create(file, (json.dumps({**asdict(record), **more}, indent=1) + "\n").encode())
         except FileExistsError:
             raise UsageError(f"a run named '{record.id}' exists already: {storage.root}") from None
-    return Run(storage)
+
+
+def cell_id(sweep_id: str, index: int) -> str:
+    """Of one run of a sweep."""
+    return f"{sweep_id}.{cell_folder(index)}"
+
+
+def cell_folder(index: int) -> str:
+    """Its run directory, relative to the folder of the sweep."""
+    return f"{index:04d}"
 
 
 def check_id(run_id: str) -> None:
@@ -277,56 +308,102 @@ def writing(run_dir: str) -> Iterator[None]:
         ) from None
 
 
-def run_ids(runs_root: Address) -> list[str]:
-    """Ids of all runs, the oldest first.
+class Entry(NamedTuple):
+    """A run or a sweep."""
+
+    id: str
+    address: str
+    is_sweep: bool = False
+
+
+def entries(runs_root: Address) -> list[Entry]:
+    """All runs and sweeps, the oldest first; without the runs of sweeps.
 
     Raises:
         OSError: they cannot be listed.
     """
     storage = storage_at(runs_root)
 
-    def age(name: str) -> float | None:
-        try:
-            return storage.modified(f"{name}/run.json")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+    def aged(name: str) -> tuple[float, Entry] | None:
+        for file in (RECORD, SWEEP):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                return storage.modified(f"{name}/{file}"), Entry(name, below(runs_root, name), file == SWEEP)
+        return None
 
     names = storage.list("")
     with ThreadPoolExecutor(_AT_ONCE) as threads:  # an object store answers each after some hundredths of a second
-        ages = list(threads.map(age, names)) if names else []
-    return [name for _, name in sorted((at, name) for at, name in zip(ages, names, strict=True) if at is not None)]
+        found = list(threads.map(aged, names)) if names else []
+    return [entry for _, entry in sorted(one for one in found if one is not None)]
 
 
-def find_run(runs_root: Address, wanted: str | None) -> Run:
-    """The run with this id, name or unique prefix of an id; without one, the latest.
+def run_ids(runs_root: Address) -> list[str]:
+    """Ids of all runs and sweeps: a new one can have none of them. The oldest first."""
+    return [one.id for one in entries(runs_root)]
+
+
+def find(runs_root: Address, wanted: str | None) -> Entry:
+    """The run or sweep with this id, name or unique beginning of an id; without one, the latest.
+
+    `SWEEP.3` is the fourth run of a sweep.
 
     Raises:
         UsageError: none or several fit.
-        LauncherError: it is damaged, or too new.
     """
-    ids = run_ids(runs_root)
-    if not ids:
+    known = entries(runs_root)
+    if not known:
         raise UsageError(f"there are no runs under {absolute(runs_root)} (see --runs-root, LAUNCHER_RUNS)")
     if wanted is None:
-        return open_run(runs_root, ids[-1])
-    if wanted in ids:
-        return open_run(runs_root, wanted)
-    fitting = [name for name in ids if name.startswith(wanted)]
-    named = [name for name in fitting if _name_of(runs_root, name) == wanted]
-    if named:
-        return open_run(runs_root, named[-1])
+        return known[-1]
+    fitting = _fitting(known, wanted)
+    if not fitting and (cell := _cell(known, wanted)):
+        return cell
     if len(fitting) == 1:
-        return open_run(runs_root, fitting[0])
+        return fitting[0]
     if fitting:
-        raise UsageError(f"'{wanted}' fits {len(fitting)} runs: {', '.join(fitting[-5:])}")
+        raise UsageError(f"'{wanted}' fits {len(fitting)} runs: {', '.join(one.id for one in fitting[-5:])}")
     raise UsageError(f"no run '{wanted}' under {absolute(runs_root)}; `launcher list` shows them")
 
 
-def _name_of(runs_root: Address, run_id: str) -> str | None:
-    """None if the run cannot be read: it must not hide the others."""
+def find_run(runs_root: Address, wanted: str | None) -> Run:
+    """The same, where it must be a single run.
+
+    Raises:
+        UsageError: none or several fit, or a sweep.
+        LauncherError: it is damaged, or too new.
+    """
+    found = find(runs_root, wanted)
+    if found.is_sweep:
+        raise UsageError(
+            f"{found.id} is a sweep: name one of its runs, such as {found.id}.0 (`launcher status {found.id}` has all)"
+        )
+    return Run(storage_at(found.address))
+
+
+def _fitting(known: list[Entry], wanted: str) -> list[Entry]:
+    """One, if its id or name says so; else all whose ids begin like this."""
+    if exact := [one for one in known if one.id == wanted]:
+        return exact
+    begun = [one for one in known if one.id.startswith(wanted)]
+    return [one for one in begun if _name_of(one) == wanted][-1:] or begun
+
+
+def _cell(known: list[Entry], wanted: str) -> Entry | None:
+    name, _, index = wanted.rpartition(".")
+    sweeps = [one for one in _fitting(known, name) if one.is_sweep] if name and index.isdecimal() else []
+    if len(sweeps) != 1:
+        return None
+    (sweep,) = sweeps
+    cell = Entry(cell_id(sweep.id, int(index)), below(sweep.address, cell_folder(int(index))))
+    if RECORD not in storage_at(cell.address).list(""):
+        raise UsageError(f"{cell.id} has not begun, or there is no such run; `launcher status {sweep.id}` lists them")
+    return cell
+
+
+def _name_of(entry: Entry) -> str | None:
+    """None if the record cannot be read: it must not hide the others."""
     try:
-        return open_run(runs_root, run_id).record.name
-    except LauncherError:
+        return read_record(storage_at(entry.address), SWEEP if entry.is_sweep else RECORD).name
+    except (LauncherError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from launcher.address import Address, here, is_local, own, storage_at
+from launcher.address import Address, here, is_local, own, split, storage_at
 from launcher.errors import UsageError
 from launcher.mirror import fetch
 from launcher.run import Code, Tree, code_archive, code_folder, diff_path, writing
@@ -118,8 +118,8 @@ def _publish(code: Code, tree: Path, diff: Path, run_dir: Address) -> None:
         sync(target.parent)
 
 
-def unpack(run_dir: str, archive: str) -> None:
-    """Have the snapshot on this machine as a folder, to import from; it may be there already.
+def unpack(archive: str) -> None:
+    """Have the snapshot at an address on this machine as a folder, to import from; it may be there already.
 
     A run directory that was copied from elsewhere may hold it in the form that is not usual where it is now.
 
@@ -127,7 +127,8 @@ def unpack(run_dir: str, archive: str) -> None:
         OSError: it cannot be read, or not be written here.
         LauncherError: the scratch folder is another user's.
     """
-    folder = archive.removesuffix(".tar")
+    run_dir, name = split(split(archive)[0])[0], split(archive)[1]
+    folder = f"code/{name.removesuffix('.tar')}"
     target = here(run_dir) / folder
     if target.exists():
         return
@@ -140,7 +141,7 @@ def unpack(run_dir: str, archive: str) -> None:
         if copied := storage.files(folder):
             fetch(storage, folder, copied, beside)
         else:
-            with storage.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as packed:
+            with storage.open(f"code/{name}") as stream, tarfile.open(fileobj=stream, mode="r|") as packed:
                 # All of it as it was packed, by this user's own launcher; the default differs between Pythons.
                 packed.extraction_filter = lambda member, path: member
                 packed.extractall(beside)

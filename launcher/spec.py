@@ -12,14 +12,25 @@ from pydantic import Field, ValidationError, model_validator
 
 from launcher.document import Document, Finding, Path, Place
 from launcher.errors import Problem, SpecError
-from launcher.overrides import CannotSet, assign, override
+from launcher.overrides import CannotSet, assign, override, vary
 from launcher.spec_fields import ClassSpec, Duration, Memory, Name, Section, Strings, VariableName, seconds, text
 from launcher.spec_problems import as_problems, dotted, given, in_words
 from launcher.spec_slurm import Slurm
+from launcher.spec_sweep import Sweep, cells, written
 from launcher.trainer_args import TrainerArgs
 from launcher.yamlfile import Unreadable, parse, read
 
-__all__ = ["ClassSpec", "JobSpec", "Model", "TrainerArgs", "json_schema", "load_spec", "parse_spec", "seconds"]
+__all__ = [
+    "ClassSpec",
+    "JobSpec",
+    "Model",
+    "TrainerArgs",
+    "json_schema",
+    "load_spec",
+    "parse_spec",
+    "runs_of",
+    "seconds",
+]
 
 Positive = Annotated[int, Field(ge=1)]
 Budget = Annotated[int, Field(ge=0)]
@@ -27,6 +38,11 @@ Unlimited = Budget | Literal["unlimited"]
 Size = Annotated[str, text("[1-9][0-9]{0,8}[KMGT]", "an amount with its unit, such as '100M' or '2G'")]
 
 MAX_RANKS = 100_000
+_SHARED = {
+    "sweep": "a sweep cannot vary itself",
+    "code": "the runs of a sweep share one copy of the code",
+}
+"""What a sweep cannot vary, and why."""
 
 
 class Model(ClassSpec):
@@ -152,13 +168,6 @@ class Tpu(Section):
         return self
 
 
-class Sweep(Section):
-    """Several runs of one spec."""
-
-    matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
-    """Dotted keys, as for --set, each with a list of values; every combination is a run."""
-
-
 class JobSpec(Section):
     """A training job: one model, trained in one or many places, in as many attempts as it takes."""
 
@@ -215,9 +224,19 @@ def parse_spec(text: str | bytes, *, source: str, overrides: Sequence[str] = ())
         document = override(document, assignment)
     spec, findings = _validated(document)
     findings = [*document.findings, *findings, *_sweep_findings(document)]
+    if spec and not findings:
+        findings = [*_cell_findings(document, spec)]
     if spec is None or findings:
         raise SpecError(as_problems(findings))
     return spec
+
+
+def runs_of(spec: JobSpec) -> tuple[JobSpec, ...]:
+    """The specs of its runs: of a sweep, one for each; else itself."""
+    if spec.sweep is None:
+        return (spec,)
+    common = spec.model_dump(mode="json", exclude_unset=True)
+    return tuple(JobSpec.model_validate(vary(common, values)) for values in cells(spec.sweep))
 
 
 def json_schema() -> dict[str, Any]:
@@ -233,24 +252,35 @@ def _validated(document: Document) -> tuple[JobSpec | None, list[Finding]]:
 
 
 def _sweep_findings(document: Document) -> Iterator[Finding]:
-    """Each value of a sweep must be one that an override could set."""
-    sweep = document.value.get("sweep")
-    matrix = sweep.get("matrix") if isinstance(sweep, dict) else None
-    for key, values in matrix.items() if isinstance(matrix, dict) else ():
-        own: Path = ("sweep", "matrix", key)
+    """Each value of a sweep must be one that an override could set. The same is said once of each key."""
+    found: dict[tuple[str, str], Finding] = {}
+    for place, key, values in written(document.value.get("sweep")):
         try:
             _, path = assign(document.value, key, None)
-            if path[0] == "sweep":
-                raise CannotSet("a sweep cannot vary itself")
+            if path[0] in _SHARED:
+                raise CannotSet(_SHARED[path[0]])
         except CannotSet as error:
-            yield Finding(document.place(own), own, str(error))
+            found.setdefault((key, str(error)), Finding(document.place(place), place, str(error)))
             continue
-        found: dict[str, Finding] = {}
-        for index, value in enumerate(values) if isinstance(values, list) else ():
-            item = (*own, index)
+        for item, value in values:
             for message in _wrong_alone(path, value):
-                found.setdefault(message, Finding(document.place(item), item, message))
-        yield from found.values()
+                found.setdefault((key, message), Finding(document.place(item), item, message))
+    yield from found.values()
+
+
+def _cell_findings(document: Document, spec: JobSpec) -> Iterator[Finding]:
+    """What is wrong with the runs of a sweep as a whole though each value alone is right; the same is said once."""
+    told: set[str] = set()
+    for index, values in enumerate(cells(spec.sweep) if spec.sweep else ()):
+        try:
+            varied = Document(vary(document.value, values), {(): Place(0, "")}, [])
+            messages = [": ".join((dotted(one.path), one.message)) for one in _validated(varied)[1]]
+        except CannotSet as error:
+            messages = [str(error)]
+        for message in messages:
+            if message not in told:
+                told.add(message)
+                yield Finding(document.place(("sweep",)), ("sweep",), f"run {index}: {message}")
 
 
 def _wrong_alone(path: Path, value: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ from launcher.cadence import drain_s
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
 from launcher.ledger import Attempt, Driver, RunEnded, RunState
-from launcher.run import Run, diff_path, finished_path, progress_path
+from launcher.run import Run, code_root, diff_path, finished_path, progress_path
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _code(run: Run) -> dict[str, Any] | None:
         "commit": code.trees[0].commit,
         "dirty": changed > 0,
         "changed": changed,
-        "diff": absolute(run, diff_path(code)) if code.diff else None,
+        "diff": f"{code_root(run.storage.root, code)}/{diff_path(code)}" if code.diff else None,
     }
 
 

@@ -109,16 +109,26 @@ class Supervisor:
         """
         self.take_over()
         while True:
-            with suppress(LedgerConflict):  # somebody wrote in between: look again, decide again
-                self.step()
-            state = self._run.ledger.refresh()
+            state = self.tick()
             on_tick(state)
             if state.ended:
                 return state.ended
             if self._left:
                 return None
-            self._renew_lease()
             time.sleep(self._run.storage.pause_s)
+
+    def tick(self) -> RunState:
+        """One turn of the loop; the state after it.
+
+        Raises:
+            NotTheDriver: another process has taken the run over.
+        """
+        with suppress(LedgerConflict):  # somebody wrote in between: look again, decide again
+            self.step()
+        state = self._run.ledger.refresh()
+        if not state.ended and not self._left:
+            self._renew_lease()
+        return state
 
     def step(self) -> None:
         """Do at most one thing for the run.

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from launcher import shell
 from launcher.address import Address, is_local, split
 from launcher.errors import UsageError
+from launcher.run import RECORD, SWEEP
 
 GRACE_S = 1.0
 """A tree that is too large is counted so much longer, so that the message can name the largest in it."""
@@ -143,6 +144,10 @@ def _left_out(root: Path, exclude: Sequence[str], run_dir: Address) -> Callable[
     patterns = [fnmatch.translate(one.removeprefix("./").rstrip("/")) for one in exclude]
     excluded = re.compile("|".join(patterns)) if patterns else None
     runs_root, name_of_run = split(run_dir)
+    if (
+        is_local(run_dir) and (Path(runs_root) / SWEEP).exists()
+    ):  # a run of it: what is left out is all around the sweep
+        runs_root, name_of_run = split(runs_root)
     runs = Path(os.path.realpath(runs_root)) if is_local(run_dir) else Path("/nowhere")
     inside = f"{runs.relative_to(root)}/" if runs.is_relative_to(root) and runs != root else None
     of_runs: dict[str, bool] = {}
@@ -152,7 +157,7 @@ def _left_out(root: Path, exclude: Sequence[str], run_dir: Address) -> Callable[
             return True
         first, *rest = parts = name.rstrip("/").split("/")
         if runs == root and first not in of_runs:
-            of_runs[first] = first == name_of_run or (root / first / "run.json").exists()
+            of_runs[first] = first == name_of_run or any((root / first / record).exists() for record in (RECORD, SWEEP))
         if of_runs.get(first) or "__pycache__" in parts:
             return True
         above = itertools.accumulate(rest, "{}/{}".format, initial=first)

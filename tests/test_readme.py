@@ -125,6 +125,11 @@ SAYS = {
     "launcher schema": '"class_path"',
     "launcher completion bash": "complete",
     "source .venv/bin/activate": "",
+    "launcher run jobs/quickstart.yaml --name swept --set "
+    "'sweep={metric: test_acc, mode: max, grid: {trainer.max_epochs: [1, 2]}}'": "swept finished: 2 of 2 finished",
+    "launcher status swept": "best        swept.000",
+    "launcher logs swept.1": "starting from the beginning",
+    "launcher resume swept --failed": "swept finished",
     "launcher resume tour --set trainer.max_epochs=42": "change: trainer.max_epochs: 40 -> 42",
     "launcher run jobs/quickstart.yaml --name branch --from tour --set trainer.max_epochs=43": "begins with step 840",
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import shell
-from launcher.address import here, is_local, own
+from launcher.address import below, here, is_local, own
 from launcher.backend import Handle, Plan, RankPlan
 from launcher.backends.ranks import WORKER, code_path, place_env, workdir
 from launcher.diagnosis import attempt_cause
@@ -20,7 +20,7 @@ from launcher.errors import UsageError
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.output import Shipper
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run, code_archive, failures, log_path, progress_path
+from launcher.run import Record, Run, code_archive, code_root, failures, log_path, progress_path
 from launcher.snapshot import unpack
 from launcher.spec import JobSpec, Resources
 
@@ -105,7 +105,7 @@ class LocalBackend:
             launch=(),
             argv=self._worker,
             accelerator="gpu" if gpus else "cpu",
-            archive=code_archive(record.code) if record.code else None,
+            archive=below(code_root(run_dir, record.code), code_archive(record.code)) if record.code else None,
             ranks=tuple(ranks),
         )
 
@@ -113,7 +113,7 @@ class LocalBackend:
         if not is_local(plan.run_dir):
             own(here(plan.run_dir))
         if plan.archive:
-            unpack(plan.run_dir, plan.archive)
+            unpack(plan.archive)
         # The port is the one thing that cannot be planned: it has to be free now.
         shared = {"MASTER_PORT": str(_free_port()), "LAUNCHER_PARENT": str(os.getpid())}
         children = _Children({}, killed_before=oom_kills())
@@ -166,10 +166,14 @@ class LocalBackend:
         _send(handle, signal.SIGTERM)
 
     def kill(self, handle: Handle) -> None:
+        self.close()
+        _send(handle, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End all that this process has started."""
         for children in self._children.values():
             if any(child.poll() is None for child in children.ranks.values()):  # else their pids may be others' by now
                 children.kill()
-        _send(handle, signal.SIGKILL)
 
 
 def _poll_foreign(handle: Handle) -> Seen:

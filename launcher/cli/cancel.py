@@ -4,22 +4,38 @@ import argparse
 import time
 from contextlib import suppress
 
-from launcher.cli.common import print_json, wanted_run
+from launcher.cli.common import print_json, wanted
 from launcher.cli.place import who
 from launcher.errors import LauncherError, LedgerConflict, UsageError
 from launcher.ledger import CancelRequested, RunEnded, RunState
 from launcher.run import Run
 from launcher.status import living_driver, status
+from launcher.sweep import Sweep
 
 _PATIENCE_S = 180.0
 """How long a supervisor has to hear of it and to have the ranks leave; then it is ended without its help."""
 
 
 def cancel(args: argparse.Namespace) -> int:
-    found = wanted_run(args)
-    state = found.ledger.refresh()
-    if found.finished is not None or _has_ended(state):
+    found = wanted(args)
+    if isinstance(found, Sweep):
+        from launcher.cli import sweep  # which builds on this module
+
+        return sweep.cancel(found, args)
+    if found.finished is not None or _has_ended(found.ledger.refresh()):
         raise UsageError(f"{found.id} has ended already: {status(found)['state']}")
+    if (end := cancel_run(found, checkpoint=args.checkpoint)) != "cancelled":
+        raise LauncherError(f"{found.id} {end} before it could be cancelled")
+    if args.json:
+        print_json({"run": found.id, "state": "cancelled", "run_dir": found.storage.root})
+    else:
+        print(f"{found.id} is cancelled; `launcher resume {found.id}` would carry it on")
+    return 0
+
+
+def cancel_run(found: Run, *, checkpoint: bool) -> str:
+    """Have it end, by its driver if there is one; how it did."""
+    state = found.ledger.refresh()
     asked = time.monotonic()
     while not _has_ended(state):
         with suppress(LedgerConflict):  # somebody wrote in between: look again
@@ -27,18 +43,12 @@ def cancel(args: argparse.Namespace) -> int:
                 _end_job(state)
                 found.ledger.append(RunEnded(state="cancelled", reason="cancelled by the user"), after=state.version)
             elif not state.cancelling:
-                found.ledger.append(CancelRequested(by=who(), checkpoint=args.checkpoint), after=state.version)
+                found.ledger.append(CancelRequested(by=who(), checkpoint=checkpoint), after=state.version)
             else:
                 time.sleep(found.storage.pause_s)
         state = found.ledger.refresh()
     _end_job(state)
-    if (end := status(found)["state"]) != "cancelled":
-        raise LauncherError(f"{found.id} {end} before it could be cancelled")
-    if args.json:
-        print_json({"run": found.id, "state": "cancelled", "run_dir": found.storage.root})
-    else:
-        print(f"{found.id} is cancelled; `launcher resume {found.id}` would carry it on")
-    return 0
+    return str(status(found)["state"])
 
 
 def _driven(found: Run, state: RunState) -> bool:

@@ -13,13 +13,14 @@ from launcher.cli.common import print_json
 from launcher.cli.place import backend_of, spec_and_target
 from launcher.errors import LauncherError, UsageError
 from launcher.snapshot import Staged, import_path
-from launcher.spec import JobSpec, json_schema
+from launcher.spec import JobSpec, json_schema, runs_of
 
 
 def check(args: argparse.Namespace) -> int:
     from launcher.cli.run import new_record
 
     spec, target = spec_and_target(args)
+    spec = runs_of(spec)[0]
     record = new_record(spec, Path(args.spec), args.overrides, "check", args.on, target)
     plan = backend_of(record).plan(str(Path("run").absolute()), record, spec, 1)
     check_spec(spec, plan)

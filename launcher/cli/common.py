@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from launcher.address import absolute
+from launcher.address import absolute, storage_at
 from launcher.errors import LauncherError, UsageError
-from launcher.run import Run, find_run
+from launcher.run import Run, find, find_run
 from launcher.storage import Unreachable
+from launcher.sweep import Sweep
 
 
 def runs_root(args: argparse.Namespace) -> str:
@@ -26,6 +27,15 @@ def wanted_run(args: argparse.Namespace) -> Run:
         LauncherError: it cannot be read.
     """
     return _opened(args, args.run)
+
+
+def wanted(args: argparse.Namespace) -> Run | Sweep:
+    """The same, where it may be a sweep."""
+    found = find(runs_root(args), args.run)
+    opened = (Sweep if found.is_sweep else Run)(storage_at(found.address))
+    with damage_named(found.address):
+        opened.ledger.refresh()
+    return opened
 
 
 def run_and_step(args: argparse.Namespace, wanted: str | None) -> tuple[Run, int | None]:

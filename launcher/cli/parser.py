@@ -13,7 +13,8 @@ exit codes:
    75  checkpointed and resumable, also after Ctrl-C
   130  stopped at once, without saving
 
-A RUN is an id, a name or the unique beginning of an id; without one, the latest.
+A RUN is an id, a name or the unique beginning of an id; without one, the latest. SWEEP.3 is a run of a sweep;
+status, resume and cancel take the sweep as a whole, too.
 """
 
 
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         *(run, change, root, json, detach, unchecked),
     )
     again.add_argument("--code", action="store_true", help="import from the code as it is now, not as it was at `run`")
+    again.add_argument("--failed", action="store_true", help="of a sweep, start the runs again that failed, too")
     again.set_defaults(handler="resume:resume")
     verb("plan", "print exactly what `run` would execute", spec, place, root, json).set_defaults(handler="plan:plan")
     verb("check", "instantiate model, data and trainer in a separate process", spec, place, json).set_defaults(

@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from launcher import shell
 from launcher.address import here, is_local, own, storage_at
@@ -22,6 +22,7 @@ from launcher.run import Record, Run
 from launcher.spec import JobSpec, load_spec
 from launcher.status import status
 from launcher.supervise import Supervisor
+from launcher.sweep import Sweep
 from launcher.target import Target, load_target, placed
 
 _DETACH_S = 30.0
@@ -67,7 +68,8 @@ def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Term
     if found.record.site is not None and not in_allocation():
         return _submit(found, spec, args, terminal)
     if args.detach:
-        return _detach(found, args, terminal)
+        detach(found, terminal)
+        return answer(found, args, FINISHED)
     return _foreground(found, spec, args, terminal)
 
 
@@ -111,7 +113,7 @@ def drive(run_dir: str) -> int:
 def _foreground(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
     supervisor = Supervisor(found, spec, backend_of(found.record))
     follower = Follower(found, terminal)
-    previous = _on_signals(supervisor)
+    previous = on_signals(supervisor)
     try:
         ended = supervisor.drive(follower.tick)
     finally:
@@ -129,7 +131,15 @@ def _foreground(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: T
     return answer(found, args, _exit_code(ended, supervisor))
 
 
-def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
+class Stoppable(Protocol):
+    """What drives runs, and takes a note of the user's wish."""
+
+    def stop(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def on_signals(supervisor: Stoppable) -> dict[signal.Signals, Any]:
     """Once: save and leave. Ctrl-C twice: leave at once. Returns what was installed before."""
     asked: list[int] = []
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -150,7 +160,8 @@ def _on_signals(supervisor: Supervisor) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, stop) for number in numbers}
 
 
-def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
+def detach(found: Run | Sweep, terminal: Terminal) -> None:
+    """Have it driven in the background. Raises LauncherError if that does not come about."""
     address = found.storage.root
     log = here(address) / "supervisor.log"
     if not is_local(address):
@@ -160,12 +171,12 @@ def _detach(found: Run, args: argparse.Namespace, terminal: Terminal) -> int:
     while time.monotonic() < deadline and child.poll() is None:
         driver = found.ledger.refresh().driver
         if driver and driver.pid == child.pid:
-            terminal.line(f"runs in the background; follow it with: launcher logs -f {found.id}")
-            return answer(found, args, FINISHED)
+            follow = "status" if isinstance(found, Sweep) else "logs -f"
+            terminal.line(f"runs in the background; follow it with: launcher {follow} {found.id}")
+            return
         time.sleep(found.storage.pause_s / 2)
-    if found.ledger.refresh().ended:
-        return answer(found, args, FINISHED)
-    raise LauncherError(f"{found.id}: the background process did not take over; see {log}")
+    if not found.ledger.refresh().ended:
+        raise LauncherError(f"{found.id}: the background process did not take over; see {log}")
 
 
 def _exit_code(ended: RunEnded | None, supervisor: Supervisor) -> int:

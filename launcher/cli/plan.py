@@ -20,12 +20,14 @@ from launcher.errors import LauncherError
 from launcher.exactness import guarantee
 from launcher.run import Record
 from launcher.snapshot import describe, digest_of
-from launcher.spec import Checkpoint, JobSpec
+from launcher.spec import Checkpoint, JobSpec, runs_of
 from launcher.tree import Source, in_words
 
 
 def plan(args: argparse.Namespace) -> int:
-    spec, target = spec_and_target(args)
+    given, target = spec_and_target(args)
+    runs = runs_of(given)
+    spec = runs[0]
     record = new_record(spec, Path(args.spec), args.overrides, f"{spec.name}-ID", args.on, target)
     run_dir = below(runs_root(args), record.id)
     sources = code_sources(spec, record, run_dir)
@@ -41,6 +43,8 @@ def plan(args: argparse.Namespace) -> int:
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
     terminal.line(f"{spec.name} on {planned.target}: {len(planned.ranks)} rank(s), {planned.accelerator}, {precision}")
+    if len(runs) > 1:
+        terminal.line(f"  sweep       {len(runs)} runs; what follows is of the first")
     ranks, deterministic = len(planned.ranks), bool(spec.trainer.deterministic)
     terminal.line(
         f"  resumed     {guarantee(planned.accelerator, ranks, deterministic=deterministic, exact=spec.exact)}"
@@ -54,7 +58,7 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"  kept        {rules_in_words(spec.checkpoint)}")
     terminal.line(f"  retry       {spec.retry.model_dump()}")
     if planned.archive and not is_local(run_dir):
-        terminal.line(f"  unpacks     {planned.run_dir}/{planned.archive}")
+        terminal.line(f"  unpacks     {planned.archive}")
     if batch is not None:
         from launcher.backends.slurm.script import lead_of
 

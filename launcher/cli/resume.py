@@ -3,21 +3,27 @@
 import argparse
 from dataclasses import asdict, replace
 
+from launcher.cli import sweep
 from launcher.cli.check import check_spec
-from launcher.cli.common import wanted_run
+from launcher.cli.common import wanted
 from launcher.cli.place import answer, backend_of, carry_on, check_fits, check_no_job, terminal_of, who
 from launcher.cli.run import staged_code
-from launcher.errors import FINISHED, LauncherError, LedgerConflict
+from launcher.errors import FINISHED, LauncherError, LedgerConflict, UsageError
 from launcher.exactness import consequences
 from launcher.ledger import ResumeRequested, RunState
 from launcher.run import Run
 from launcher.spec import JobSpec, parse_spec
 from launcher.status import living_driver
+from launcher.sweep import Sweep
 from launcher.target import Target, placed
 
 
 def resume(args: argparse.Namespace) -> int:
-    found, terminal = wanted_run(args), terminal_of(args)
+    found, terminal = wanted(args), terminal_of(args)
+    if isinstance(found, Sweep):
+        return sweep.resume(found, args)
+    if args.failed:
+        raise UsageError(f"{found.id} is no sweep, whose failed runs --failed starts again; leave it out")
     state = found.ledger.refresh()
     if found.finished and not args.overrides:
         terminal.line(f"{found.id} is finished already; `launcher resume {found.id} --set KEY=VALUE` changes it")

@@ -25,6 +25,10 @@ def run(args: argparse.Namespace) -> int:
     spec_file = Path(args.spec)
     spec, target = spec_and_target(args)
     record = new_record(spec, spec_file, args.overrides, args.name, args.on, target)
+    if spec.sweep:
+        from launcher.cli import sweep  # which builds on this module
+
+        return sweep.run(spec, record, args)
     check_id(record.id)  # create_run would say this and the next too, but after the check
     run_dir = below(runs_root(args), record.id)
     if record.id in run_ids(runs_root(args)):

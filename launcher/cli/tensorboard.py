@@ -7,22 +7,27 @@ from contextlib import suppress
 
 from launcher import shell
 from launcher.address import here, is_local, own
-from launcher.cli.common import wanted_run
+from launcher.cli.common import wanted
+from launcher.errors import UsageError
 from launcher.mirror import refresh
 from launcher.run import Run, files_prefix
 from launcher.storage import Entry, Unreachable
+from launcher.sweep import Sweep
 
 _REFRESH_S = 10.0
 _FOLDER = "tensorboard"
 
 
 def tensorboard(args: argparse.Namespace) -> int:
-    run = wanted_run(args)
+    run = wanted(args)
     home = here(run.storage.root)
+    curves = home if isinstance(run, Sweep) else home / _FOLDER  # of all its runs, beside each other
     # Without --host and --bind_all it listens on the loopback device alone.
-    argv = [sys.executable, "-m", "tensorboard.main", "--logdir", str(home / _FOLDER), "--port", str(args.port)]
+    argv = [sys.executable, "-m", "tensorboard.main", "--logdir", str(curves), "--port", str(args.port)]
     if is_local(run.storage.root):
         shell.replace_process(argv)
+    if isinstance(run, Sweep):
+        raise UsageError(f"{run.id} is a sweep on an object store: name one of its runs, such as {run.id}.0")
     own(home)
     seen = _bring(run, {})
 

@@ -1,11 +1,13 @@
 """Writing to a terminal or to a pipe: colours and one redrawn line on the former, plain lines on the latter."""
 
 import io
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "dim": 2, "bold": 1}
@@ -93,6 +95,26 @@ def bar(progress: dict[str, Any], width: int = 24) -> str:
 
 def metrics_text(metrics: dict[str, float | None]) -> str:
     return "  ".join(f"{name} {'nan' if value is None else format(value, '.4g')}" for name, value in metrics.items())
+
+
+def metric_text(value: float | None) -> str:
+    return "-" if value is None else format(value, ".4g")
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """What a run of a sweep differs in: `lr=0.001 layers=[64, 64]`."""
+    return " ".join(f"{name}={value_text(values[key])}" for key, name in short(values).items())
+
+
+def value_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def short(keys: Iterable[str]) -> dict[str, str]:
+    """Each dotted key with its last part, or with the whole of it where several have the same."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    often = Counter(last.values())
+    return {key: name if often[name] == 1 else key for key, name in last.items()}
 
 
 def ago(at: float) -> str:

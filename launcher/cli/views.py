@@ -6,18 +6,19 @@ from dataclasses import asdict
 from typing import Any
 
 from launcher.address import storage_at
-from launcher.cli.common import damage_named, print_json, runs_root, wanted_run
+from launcher.cli.common import damage_named, print_json, runs_root, wanted, wanted_run
 from launcher.cli.scheduler import Hint, hints, in_words
-from launcher.cli.terminal import Terminal, ago, bar, clock, metrics_text
+from launcher.cli.terminal import Terminal, ago, bar, clock, metric_text, metrics_text, short, value_text, values_text
 from launcher.errors import LauncherError
-from launcher.run import open_run, run_ids
+from launcher.run import RECORD, SWEEP, Entry, Run, entries
 from launcher.status import brief
 from launcher.status import status as status_of
+from launcher.sweep import Sweep, summary, sweep_brief
 
 
 def list_runs(args: argparse.Namespace) -> int:
     root = runs_root(args)
-    runs = [_brief(root, run_id) for run_id in run_ids(root)]
+    runs = [_brief(one) for one in entries(root)]
     said = _hints(runs)
     runs = [{**one, "scheduler": said.get(one["job"])} for one in runs]
     if args.json:
@@ -32,7 +33,7 @@ def list_runs(args: argparse.Namespace) -> int:
             one["run"],
             one["state"],
             one["target"],
-            str(one["step"]),
+            "-" if one["step"] is None else str(one["step"]),
             str(one["attempts"]),
             ago(one["created"]),
             _reason(one),
@@ -54,19 +55,25 @@ def _hints(shown: Iterable[dict[str, Any]]) -> dict[str, Hint]:
     return hints({one["job"] for one in shown if one["job"] and one["state"] in ("queued", "running", "unknown")})
 
 
-def _brief(root: str, run_id: str) -> dict[str, Any]:
+def _brief(one: Entry) -> dict[str, Any]:
     """One line of the list; a run that cannot be read must not hide the others."""
+    storage = storage_at(one.address)
     try:
-        run = open_run(root, run_id)
-        with damage_named(run.storage.root):
-            return brief(run)
+        with damage_named(one.address):
+            return sweep_brief(Sweep(storage)) if one.is_sweep else brief(Run(storage))
     except LauncherError as error:
-        line = {"run": run_id, "name": run_id, "target": "", "created": storage_at(root).modified(f"{run_id}/run.json")}
+        created = storage.modified(SWEEP if one.is_sweep else RECORD)
+        line = {"run": one.id, "name": one.id, "target": "", "created": created}
         return {**line, "state": "unknown", "reason": str(error), "step": 0, "epoch": 0, "attempts": 0, "job": None}
 
 
 def status(args: argparse.Namespace) -> int:
-    shown = status_of(wanted_run(args))
+    found = wanted(args)
+    if isinstance(found, Sweep):
+        shown = summary(found)
+        print_json(shown) if args.json else show_sweep(shown, Terminal())
+        return 0
+    shown = status_of(found)
     hint = _hints([shown]).get(shown["job"])
     if args.json:
         print_json({**shown, "scheduler": hint})
@@ -96,6 +103,36 @@ def status(args: argparse.Namespace) -> int:
         terminal.line()
         terminal.table(("ATTEMPT", "STEPS", "STARTED", "ENDED", "CAUSE"), [_row(one) for one in shown["attempts"]])
     return 0
+
+
+def show_sweep(shown: dict[str, Any], terminal: Terminal) -> None:
+    """A table of its runs, and the best."""
+    terminal.line(f"{terminal.colour(shown['run'], 'bold')}  {terminal.state(shown['state'])}: {shown['reason']}")
+    terminal.line(f"  target      {shown['target']}")
+    if best := shown["best"]:
+        value = metrics_text({shown["metric"]: best["value"]})
+        terminal.line(f"  best        {best['run']}  {value}  {values_text(best['values'])}")
+    terminal.line(f"  directory   {shown['run_dir']}")
+    if shown["state"] in ("stopped", "cancelled", "queued"):
+        terminal.line(f"  carry on    launcher resume {shown['run']}")
+    if shown["counts"].get("failed"):
+        terminal.line(f"  try again   launcher resume {shown['run']} --failed")
+    terminal.line()
+    keys = list(dict.fromkeys(key for one in shown["cells"] for key in one["values"]))
+    metric = [shown["metric"]] if shown["metric"] else []
+    head = ("RUN", "STATE", "STEP", *(short(keys)[key] for key in keys), *metric, "REASON")
+    rows = [
+        (
+            one["run"],
+            one["state"],
+            str(one["step"]),
+            *(value_text(one["values"][key]) if key in one["values"] else "-" for key in keys),
+            *(metric_text(one["metrics"].get(name)) for name in metric),
+            one["reason"],
+        )
+        for one in shown["cells"]
+    ]
+    terminal.table(head, rows)
 
 
 def _saving(saving: dict[str, Any]) -> str:

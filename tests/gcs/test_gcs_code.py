@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, object]:
 def test_is_unpacked_with_modes_and_links_as_it_was(place: str, stored: tuple[Code, dict[str, object]]) -> None:
     code, made = stored
 
-    unpack(place, code_archive(code))
+    unpack(f"{place}/{code_archive(code)}")
 
     assert contents(Path(code_home(place, code))) == made
     assert made["project/link"] == "deep"
@@ -54,10 +54,10 @@ def test_is_unpacked_with_modes_and_links_as_it_was(place: str, stored: tuple[Co
 
 def test_is_unpacked_once(place: str, stored: tuple[Code, dict[str, object]]) -> None:
     code, _ = stored
-    unpack(place, code_archive(code))
+    unpack(f"{place}/{code_archive(code)}")
     storage_at(place).delete(code_archive(code))
 
-    unpack(place, code_archive(code))
+    unpack(f"{place}/{code_archive(code)}")
 
 
 def test_is_whole_or_not_there(
@@ -67,11 +67,11 @@ def test_is_whole_or_not_there(
     with monkeypatch.context() as failing:
         failing.setattr("launcher.snapshot._sync_all", lambda folder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            unpack(place, code_archive(code))
+            unpack(f"{place}/{code_archive(code)}")
     assert not Path(code_home(place, code)).exists()
     assert list((here(place) / "code").iterdir()) == []
 
-    unpack(place, code_archive(code))
+    unpack(f"{place}/{code_archive(code)}")
     assert contents(Path(code_home(place, code))) == made
 
 
@@ -83,7 +83,7 @@ def test_of_a_run_directory_that_was_copied_here_lies_there_as_a_folder(
     storage.delete(code_archive(code))
     storage.create(f"code/{code.digest}/project/deep/module.py", b"x = 2\n")
 
-    unpack(place, code_archive(code))
+    unpack(f"{place}/{code_archive(code)}")
 
     assert (Path(code_home(place, code)) / "project/deep/module.py").read_bytes() == b"x = 2\n"
 
@@ -93,4 +93,4 @@ def test_that_is_nowhere_is_an_error(place: str, stored: tuple[Code, dict[str, o
     storage_at(place).delete(code_archive(code))
 
     with pytest.raises(FileNotFoundError):
-        unpack(place, code_archive(code))
+        unpack(f"{place}/{code_archive(code)}")

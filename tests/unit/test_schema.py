@@ -17,8 +17,10 @@ SECTIONS = [
     "ClassSpec",
     "Code",
     "Container",
+    "Distribution",
     "Env",
     "Model",
+    "Random",
     "Resources",
     "Retry",
     "Slurm",
@@ -63,7 +65,7 @@ def test_it_knows_every_section_and_what_must_be_there(schema: dict[str, Any]) -
         "ClassSpec": ["class_path"],
         "Container": ["image"],
         "Model": ["class_path"],
-        "Sweep": ["matrix"],
+        "Random": ["n", "space"],
         "Tpu": ["accelerator_type"],
     }
 

@@ -58,7 +58,7 @@ slurm:
   additional_parameters: {licenses: matlab, nice: 100, exclusive: true}
 tpu: {accelerator_type: v5litepod-16, zone: us-east1-c, spot: false, reserved: true, labels: {team: vision}}
 sweep:
-  matrix: {model.init_args.lr: [1e-3, 1e-4], trainer.max_epochs: [1, 2]}
+  grid: {model.init_args.lr: [1e-3, 1e-4], trainer.max_epochs: [1, 2]}
 """
 
 
@@ -119,7 +119,7 @@ class TestRight:
         assert spec.tpu is not None
         assert spec.tpu.zone == ["us-east1-c"]
         assert spec.sweep is not None
-        assert spec.sweep.matrix["trainer.max_epochs"] == [1, 2]
+        assert spec.sweep.grid["trainer.max_epochs"] == [1, 2]
 
     @pytest.mark.parametrize("text", [FIVE_LINES, EVERYTHING, LEAST], ids=["five lines", "everything", "least"])
     def test_a_spec_comes_back_from_json(self, text: str) -> None:
@@ -320,7 +320,7 @@ class TestWrong:
             "resources: {nodes: 0, time: 30}\n"
             "name: y\n"
             "env: {vars: {A: 1}}\n"
-            "sweep: {matrix: {trainer.max_steps: [1, two]}}\n",
+            "sweep: {grid: {trainer.max_steps: [1, two]}}\n",
             "retry.infra=-1",
             "retry.infra",
         )
@@ -336,7 +336,7 @@ class TestWrong:
             ["job.yaml:11", "resources.time"],
             ["job.yaml:12", "name"],
             ["job.yaml:13", "env.vars.A"],
-            ["job.yaml:14", "sweep.matrix.trainer.max_steps.1"],
+            ["job.yaml:14", "sweep.grid.trainer.max_steps.1"],
             ["--set retry.infra", "expected key=value, such as trainer.max_epochs=3"],
             ["--set retry.infra=-1", "retry.infra"],
         ]
@@ -390,7 +390,7 @@ class TestTrainer:
 
 class TestSweep:
     @pytest.mark.parametrize(
-        ("matrix", "key", "message"),
+        ("grid", "key", "message"),
         [
             ("{}", "", "expected at least one value, got an empty mapping"),
             ("{trainer.max_epochs: []}", ".trainer.max_epochs", "expected at least one value, got an empty list"),
@@ -403,21 +403,21 @@ class TestSweep:
             ("{resources.nodes: [1, 1000000]}", ".resources.nodes.1", "at most 100,000 are possible"),
             ("{name.x: [1]}", ".name.x", "name is no mapping; it cannot have a key 'x'"),
             ("{trainer..x: [1]}", ".trainer..x", "is no dotted key such as trainer.max_epochs"),
-            ("{sweep.matrix: [1]}", ".sweep.matrix", "a sweep cannot vary itself"),
+            ("{sweep.grid: [1]}", ".sweep.grid", "a sweep cannot vary itself"),
             ("{trainer.callbacks.1.class_path: [a.B]}", ".trainer.callbacks.1.class_path", "is a list of 1"),
             ("{trainer.callbacks.0.class_path: [B]}", ".trainer.callbacks.0.class_path.0", "expected an importable"),
         ],
     )  # fmt: skip
-    def test_a_value_must_be_one_that_set_could_give(self, matrix: str, key: str, message: str) -> None:
-        (problem,) = problems(f"{LEAST}trainer: {{callbacks: [{{class_path: a.B}}]}}\nsweep:\n  matrix: {matrix}")
+    def test_a_value_must_be_one_that_set_could_give(self, grid: str, key: str, message: str) -> None:
+        (problem,) = problems(f"{LEAST}trainer: {{callbacks: [{{class_path: a.B}}]}}\nsweep:\n  grid: {grid}")
 
-        assert problem.startswith(f"job.yaml:5: sweep.matrix{key}: ")
+        assert problem.startswith(f"job.yaml:5: sweep.grid{key}: ")
         assert message in problem
 
     def test_what_is_around_a_value_does_not_matter(self) -> None:
-        matrix = "{model.init_args.lr: [1, x], model.class_path: [a.C, a.D], trainer.callbacks.0.init_args.x: [null]}"
+        grid = "{model.init_args.lr: [1, x], model.class_path: [a.C, a.D], trainer.callbacks.0.init_args.x: [null]}"
 
-        assert problems(f"{LEAST}trainer: {{callbacks: [{{class_path: a.B}}]}}\nsweep: {{matrix: {matrix}}}") == []
+        assert problems(f"{LEAST}trainer: {{callbacks: [{{class_path: a.B}}]}}\nsweep: {{grid: {grid}}}") == []
 
 
 class TestFile:
@@ -500,7 +500,7 @@ TOKENS = st.sampled_from(
      "#", "'", '"', "%", "---\n", "...\n", "\t", "\0", "\u2028", "\ufeff", "\\", "~", "null", "true", "yes", "1", "-1",
      "0x1f", "1e-3", ".inf", "1e999", "9" * 30, "name: x\n", "model: {class_path: a.B}\n", "trainer:\n", "max_epochs: ",
      "callbacks: ", "class_path: a.B\n", "init_args: ", "ClassSpec", "strategy: ", "resources: ", "time: ", "nodes: ",
-     "env: {vars: ", "sweep: {matrix: ", "trainer.max_epochs: [1]", "max_time: ", "precision: "]
+     "env: {vars: ", "sweep: {grid: ", "trainer.max_epochs: [1]", "max_time: ", "precision: "]
 )  # fmt: skip
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
