@@ -129,6 +129,8 @@ def _unrecorded(reason: str) -> Kind:
     """Of an attempt that left no trace in its ranks' records."""
     if reason.startswith("all ranks left"):
         return Kind.LEFT
+    if reason.startswith(("srun", "slurmstepd")):
+        return Kind.LAUNCH
     return Kind.LAUNCHER if reason.startswith("the launcher") else Kind.KILLED
 
 

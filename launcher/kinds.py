@@ -39,6 +39,7 @@ class Kind(StrEnum):
     KILLED = "killed"
     CRASH = "crash"  # by its own native code: SIGSEGV, SIGABRT, ...
     EXIT = "exit"  # with a code and without an exception
+    LAUNCH = "launch"  # srun could not start the ranks
     LEFT = "left"  # in peace, before the end
     LAUNCHER = "launcher"  # the supervisor died
     TIMEOUT = "timeout"
@@ -66,6 +67,7 @@ CAUSES: Mapping[Kind, Cause] = {
     Kind.HANG: Cause.INFRA,
     Kind.KILLED: Cause.INFRA,
     Kind.CRASH: Cause.INFRA,
+    Kind.LAUNCH: Cause.INFRA,
     Kind.LEFT: Cause.INFRA,
     Kind.LAUNCHER: Cause.INFRA,
     Kind.PREEMPTED: Cause.PREEMPTED,

@@ -9,16 +9,17 @@ import getpass
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from launcher.cli.common import damage_named, print_json, runs_root, wanted_run
 from launcher.cli.terminal import Terminal
 from launcher.errors import LauncherError, LedgerConflict
-from launcher.ledger import RunState, Submitted
+from launcher.ledger import RunEnded, RunState, Submitted
 from launcher.run import Run, open_run, run_ids
 from launcher.spec import JobSpec
 from launcher.status import living_driver
 
+_NOBODYS_WISH = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
+"""States of a job after which its run is brought back, when its supervisor could not do so itself."""
 _SETTLED_S = 60.0
 """A submission that is younger may still be under way."""
 
@@ -87,7 +88,6 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
         return ""
     young = time.time() - now.at < _SETTLED_S
     job = now.job or comments.get(comment(run.id, now.number))
-    again: Any = None
     if job in queue:
         assert job is not None
         if Path(run.storage.root, FOLDER, f"{job}_submitted.pkl").exists():
@@ -101,7 +101,17 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
         again = f"job {job} had nothing to run and is cancelled"
     elif young or living_driver(run, state):
         return ""
+    elif job is None:
+        again = "its submission did not arrive"
     else:
-        again = f"job {job} is gone" if job else "its submission did not arrive"
+        ended = commands.ended_as(job)
+        if ended == "CANCELLED":
+            reason = f"job {job} was cancelled (scancel)"
+            run.ledger.append(RunEnded(state="cancelled", reason=reason), after=state.version)
+            return f"{reason}, and the run with it"
+        if ended not in _NOBODYS_WISH:
+            known = f"ended as {ended}" if ended else "is gone, and Slurm does not know any more how it ended"
+            return f"job {job} {known}; see {run.storage.root}/{FOLDER}, then: launcher resume {run.id}"
+        again = f"job {job} ended as {ended}"
     spec = JobSpec.model_validate(run.now.spec)
     return f"{again}; submitted as job {submit(run, spec, after=state.version)}"

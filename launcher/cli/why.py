@@ -108,6 +108,11 @@ _ANSWERS = {
         "see the end of its log; env.vars.PYTHONFAULTHANDLER=1 in the spec shows where in Python, " + _AGAIN,
     ),
     Kind.EXIT: _Answer("exited without an exception", f"see the end of its log for who ended it, {_AGAIN}"),
+    Kind.LAUNCH: _Answer(
+        "could not be started",
+        "see srun.log in the attempt's folder; correct slurm.srun_args, slurm.container, slurm.venv or what it names: "
+        f"{_CHANGE} KEY=VALUE",
+    ),
     Kind.LEFT: _Answer("left", f"see the logs, {_AGAIN}"),
     Kind.LAUNCHER: _Answer("lost its launcher", _FINE),
     Kind.PREEMPTED: _Answer("was told to leave", _FINE),
@@ -190,7 +195,7 @@ def _answer(run: Run, shown: Mapping[str, Any], attempt: Attempt | None) -> dict
         "kind": kind,
         "reason": attempt.reason,
         "rank": rank,
-        "host": first["host"] if first else attempt.hosts[0] if len(attempt.hosts) == 1 else None,
+        "host": first["host"] if first else _host(run, attempt, rank),
         "traceback": first["traceback"] if first else None,
         "last_lines": _last_lines(run, log) if tells else [],
         "log": f"{run.storage.root}/{log}",
@@ -198,6 +203,15 @@ def _answer(run: Run, shown: Mapping[str, Any], attempt: Attempt | None) -> dict
         "silent": _silent(run, attempt.number) if kind == Kind.HANG else None,
         "next": _next(run, shown["state"], attempt, kind),
     }
+
+
+def _host(run: Run, attempt: Attempt, rank: int | None) -> str | None:
+    """Where the rank ran, as it was planned."""
+    if len(attempt.hosts) == 1:
+        return attempt.hosts[0]
+    plan = run.read_json(f"{attempt_folder(attempt.number)}/plan.json") or {"ranks": []}
+    nodes = [one["node"] for one in plan["ranks"] if one["rank"] == rank]
+    return attempt.hosts[nodes[0]] if nodes and nodes[0] < len(attempt.hosts) else None
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class FakeSlurm:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        for name in ("scontrol", "scancel", "squeue", "sbatch"):
+        for name in ("scontrol", "scancel", "squeue", "sacct", "sbatch"):
             self._program(name)
         # submitit looks for it on PATH
         srun = folder / "bin/srun"

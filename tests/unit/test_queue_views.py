@@ -323,15 +323,48 @@ class TestReconcile:
 
         assert {one.split()[0] for one in slurm.calls} == {"squeue"}
 
-    def test_a_run_whose_job_is_gone_gets_another(
+    def test_a_run_whose_job_was_lost_with_its_node_gets_another(
         self, aged: MakeRun, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
     ) -> None:
         pytest.importorskip("submitit")
         run = aged(SUBMITTING, SUBMITTED, Driving(driver=THERE), STARTING, LOST)
+        slurm.answers("scontrol show", FORGOTTEN)
+        slurm.answers("sacct", prints("NODE_FAIL"))
         slurm.answers("sbatch", TAKEN)
 
-        assert self.done(run, capsys) == "job 7 is gone; submitted as job 8"
+        assert self.done(run, capsys) == "job 7 ended as NODE_FAIL; submitted as job 8"
         assert Submitting(submission=2, target="local", exclude=("n2",)) in events(run)
+
+    def test_a_job_that_was_cancelled_while_it_waited_ends_its_run(
+        self, aged: MakeRun, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = aged(SUBMITTING, SUBMITTED)
+        slurm.answers("scontrol show", FORGOTTEN)
+        slurm.answers("sacct", prints("CANCELLED by 1000"))
+
+        assert self.done(run, capsys) == "job 7 was cancelled (scancel), and the run with it"
+        assert run.ledger.refresh().ended == RunEnded(state="cancelled", reason="job 7 was cancelled (scancel)")
+        assert slurm.called("sbatch") == []
+
+    @pytest.mark.parametrize(
+        ("accounting", "said"),
+        [
+            (prints("FAILED"), "job 7 ended as FAILED"),
+            (fails("sacct: error: Slurm accounting storage is disabled"), "does not know any more how it ended"),
+        ],
+    )
+    def test_a_job_that_may_fail_again_is_left_to_the_user(
+        self, aged: MakeRun, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], accounting: str, said: str
+    ) -> None:
+        run = aged(SUBMITTING, SUBMITTED)
+        slurm.answers("scontrol show", FORGOTTEN)
+        slurm.answers("sacct", accounting)
+
+        told = self.done(run, capsys)
+
+        assert said in told
+        assert told.endswith("launcher resume run")
+        assert slurm.called("sbatch") == []
 
     def test_unless_somebody_drives_it_here(
         self, aged: MakeRun, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
@@ -403,6 +436,8 @@ class TestReconcile:
             aged(SUBMITTING, SUBMITTED, run_id=run_id)
         (runs_root / "damaged").mkdir()
         (runs_root / "damaged/run.json").write_text("{")
+        slurm.answers("scontrol show", FORGOTTEN)
+        slurm.answers("sacct", prints("NODE_FAIL"))
         slurm.answers("sbatch", fails("sbatch: error: no more credit"), TAKEN)
 
         assert reconcile(call(root=runs_root)) == 0
@@ -410,7 +445,7 @@ class TestReconcile:
         first, second = capsys.readouterr().out.splitlines()
         assert first.startswith("run-")
         assert "no more credit" in first + second
-        assert "job 7 is gone; submitted as job 8" in first + second
+        assert "job 7 ended as NODE_FAIL; submitted as job 8" in first + second
         assert len(slurm.called("squeue")) == 1
 
     def test_without_an_answer_nothing_is_done(self, aged: MakeRun, slurm: FakeSlurm) -> None:

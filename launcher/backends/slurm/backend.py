@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,8 @@ from launcher.policy import Cause, Phase, Seen
 from launcher.run import Record, Run, attempt_folder, failures, log_path, progress_path
 from launcher.spec import JobSpec
 
+ENDS_S = 10.0
+"""After srun has named a rank that failed, the step has this long to end by itself."""
 _OWN_NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK")
 """What ranks get from srun: neither from the plan nor from the shell that submitted."""
 
@@ -46,6 +49,7 @@ class SlurmBackend:
         self._start, self._allocation, self._worker = start, allocation, worker
         self._srun: shell.Process | None = None
         self._killed = False
+        self._end_at = 0.0
 
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
         if not is_local(run_dir) or "%" in run_dir:
@@ -111,7 +115,7 @@ class SlurmBackend:
         around = {name: value for name, value in os.environ.items() if name not in _OWN_NUMBERS}
         # Rank 0 runs on the first host, as this process does.
         env = {**around, **plan.env, "MASTER_ADDR": plan.hosts[0], "MASTER_PORT": str(_free_port())}
-        self._killed = False
+        self._killed, self._end_at = False, 0.0
         self._srun = shell.spawn((*plan.launch, *plan.argv), env=env, cwd=Path(plan.workdir), log=log)
         return {**self._start.as_json(), "step": _step_name(plan.attempt)}
 
@@ -132,8 +136,20 @@ class SlurmBackend:
             return _of_earlier_start(handle, left, lost_hosts(log))
         code = self._srun.poll()
         if code is None:
+            self._end_the_rest(handle, log)
             return Seen(Phase.RUNNING)
         return self._ended(run, attempt, code, log, left)
+
+    def _end_the_rest(self, handle: Handle, log: str) -> None:
+        """srun ends a step when one of its ranks has failed, by way of the controller; asks once, and is not heard in
+        an outage."""
+        if not exits_in(log):
+            return
+        now = time.monotonic()
+        self._end_at = self._end_at or now + ENDS_S
+        if now > self._end_at:
+            self._end_at = now + ENDS_S
+            self._kill_step(handle)
 
     def _ended(self, run: Run, attempt: int, code: int, log: str, left: str | None) -> Seen:
         exits = exits_in(log)
@@ -169,6 +185,9 @@ class SlurmBackend:
 
     def kill(self, handle: Handle) -> None:
         self._killed = True
+        self._kill_step(handle)
+
+    def _kill_step(self, handle: Handle) -> None:
         with suppress(SlurmError):  # asked again at the next look
             if step := commands.steps(handle["job"]).get(handle["step"]):
                 commands.signal_step(step, "KILL")

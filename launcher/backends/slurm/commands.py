@@ -79,6 +79,17 @@ def _state(job: str) -> str | None:
         raise
 
 
+def ended_as(job: str) -> str | None:
+    """The state in which a job ended, as far as Slurm still knows; None if nobody does. Raises SlurmError."""
+    if state := _state(job):
+        return state
+    try:
+        said = _ask("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job}").stdout
+    except SlurmError:  # there is no accounting, or it is down
+        return None
+    return said.split()[0] if said.split() else None  # "CANCELLED by 1000"
+
+
 def requeue(name: str) -> None:
     """Have a job ended and started again; by `Job.name`. It revives a cancelled one that is still being ended."""
     _ask("scontrol", "requeue", name)
