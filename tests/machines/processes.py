@@ -1,4 +1,4 @@
-"""Processes of this machine as /proc shows them, those inside of nodes included."""
+"""Processes of this machine as /proc shows them, those inside of machines included."""
 
 import os
 import signal
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from slurm.cluster.errors import ClusterError
+from machines.errors import MachineError
 
 
 def until(condition: Callable[[], bool], seconds: float, awaited: str, every: float = 0.05) -> None:
-    """Raises ClusterError, which names what was awaited, when it has not come by then."""
+    """Raises MachineError, which names what was awaited, when it has not come by then."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise ClusterError(f"waited {seconds:.0f} s for {awaited}")
+            raise MachineError(f"waited {seconds:.0f} s for {awaited}")
         time.sleep(every)
 
 
