@@ -1,0 +1,451 @@
+"""Nodes: their states, and what becomes of their hosts."""
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tpu.cloud import metadata
+from tpu.cloud.catalogue import RUNTIMES, Slice, accelerator_of, slice_of
+from tpu.cloud.hosts import Hosts, Vm
+from tpu.cloud.market import Market
+from tpu.cloud.operations import Operation, Operations
+from tpu.cloud.schema import states
+from tpu.cloud.settings import Settings
+from tpu.cloud.status import ApiError, Json, exists, invalid, not_found
+from tpu.cloud.timers import Timers
+
+_STATES = frozenset(states("Node"))
+_ID = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
+_MASK = {"description", "tags", "labels", "metadata", "network_config.enable_external_ips"}
+MOST_HOSTS = 250
+"""What a /24 has room for."""
+
+
+@dataclass
+class Host:
+    number: int
+    up: bool = False
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Guest attributes, as "hostkeys/ssh-ed25519"."""
+
+
+@dataclass
+class Node:
+    name: str
+    id: str
+    given: Json
+    """Of the body of the call that created it, what a user may set."""
+    slice: Slice
+    created: str
+    queued_resource: str = ""
+    state: str = "CREATING"
+    health: str = ""
+    preempted: bool = False
+    maintenance: str = "NONE"
+    hosts: list[Host] = field(default_factory=list)
+    failed: ApiError | None = None
+    """Why it never came to be."""
+    operation: Operation | None = None
+    """What is being done to it for a user."""
+    when_up: Callable[[], None] | None = None
+
+    @property
+    def short_name(self) -> str:
+        return self.name.rpartition("/")[2]
+
+    @property
+    def project(self) -> str:
+        return self.name.split("/")[1]
+
+    @property
+    def zone(self) -> str:
+        return self.name.split("/")[3]
+
+    @property
+    def reserved(self) -> bool:
+        return bool(self.given.get("schedulingConfig", {}).get("reserved"))
+
+    @property
+    def spot(self) -> bool:
+        scheduling = self.given.get("schedulingConfig", {})
+        return bool(scheduling.get("spot") or scheduling.get("preemptible"))
+
+    def hostname(self, worker: int) -> str:
+        return f"t1v-n-{self.id[:8]}-w-{worker}"
+
+
+class Nodes:
+    def __init__(
+        self, settings: Settings, timers: Timers, operations: Operations, market: Market, hosts: Hosts
+    ) -> None:
+        self._settings = settings
+        self._timers = timers
+        self._operations = operations
+        self._market = market
+        self._hosts = hosts
+        self._all: dict[str, Node] = {}
+        self._last_number = 0
+        self.project_attributes: Json = {}
+        """Metadata of the project, as "ssh-keys"."""
+        self.changed: Callable[[Node], None] = lambda node: None
+        """Hears of each change of state."""
+
+    # What a user does
+
+    def get(self, name: str) -> Node:
+        """Raises ApiError where there is none."""
+        if name not in self._all:
+            raise not_found(name)
+        return self._all[name]
+
+    def under(self, parent: str) -> list[Node]:
+        """In the order of their names; for projects/P/locations/- those of all zones."""
+        start = parent.removesuffix("-") if parent.endswith("/-") else f"{parent}/"
+        return sorted((node for name, node in self._all.items() if name.startswith(start)), key=lambda node: node.name)
+
+    def check(self, name: str, given: Json) -> Slice:
+        """What the node would be. Raises ApiError where it cannot be."""
+        zone, short = name.split("/")[3], name.rpartition("/")[2]
+        if not _ID.fullmatch(short):
+            raise invalid("node_id", f"Invalid value '{short}': must match {_ID.pattern}")
+        for key, value in given.get("labels", {}).items():
+            if not _LABEL.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+                raise invalid("node.labels", f"Invalid label {key}={value}")
+        if "networkConfig" in given and "networkConfigs" in given:
+            raise invalid("node", "network_config and network_configs are mutually exclusive")
+        if given.get("runtimeVersion") not in RUNTIMES:
+            said = f'Runtime version "{given.get("runtimeVersion", "")}" is not available in zone "{zone}"'
+            raise invalid("node.runtime_version", f"Cloud TPU received a bad request. {said}")
+        if ("acceleratorType" in given) == ("acceleratorConfig" in given):
+            raise invalid("node", "exactly one of accelerator_type and accelerator_config must be set")
+        config = given.get("acceleratorConfig", {})
+        accelerator = given.get("acceleratorType") or accelerator_of(config.get("type", ""), config.get("topology", ""))
+        if name in self._all:
+            raise exists(name)
+        return slice_of(accelerator, zone)
+
+    def create(
+        self, name: str, given: Json, fails: ApiError | None, queued_resource: str = ""
+    ) -> tuple[Node, Operation]:
+        """It is being created; `fails` is what is to come of that, if nothing else does. Raises ApiError where it
+        cannot be begun."""
+        wanted = self.check(name, given)
+        node = Node(name, str(secrets.randbelow(9 * 10**18) + 10**18), given, wanted, self._timers.stamp())
+        node.queued_resource = queued_resource
+        numbers = self._free_numbers(wanted.hosts)
+        if not queued_resource:
+            self._market.hold(name, node.zone, wanted.chips, node.reserved)
+        node.hosts = [Host(number) for number in numbers]
+        self._all[name] = node
+        node.operation = self._operations.begin(name, "create")
+        self._timers.after(self._settings.create_seconds, lambda: self._provision(node, fails))
+        return node, node.operation
+
+    def delete(self, name: str) -> Operation:
+        node = self.get(name)
+        if node.state == "DELETING":
+            raise ApiError("ABORTED", f"Resource '{name}' is being deleted")
+        operation = self._operations.begin(name, "delete")
+        self._enter(node, "DELETING")
+        self._abandon(node)
+        for host in node.hosts:
+            self._hosts.shut_down(host.number)
+
+        def gone() -> None:
+            self._remove(node)
+            self._operations.succeed(operation)
+
+        self._timers.after(self._settings.delete_seconds, gone)
+        return operation
+
+    def patch(self, name: str, mask: str, given: Json) -> Operation:
+        node = self.get(name)
+        self._refuse_while(node, "update", "PREEMPTED", "TERMINATED", "DELETING")
+        wanted = [path for path in mask.split(",") if path]
+        if not wanted or not set(wanted) <= _MASK:
+            raise invalid("update_mask", f"Invalid update mask '{mask}': supported are {', '.join(sorted(_MASK))}")
+        for path in wanted:
+            if path == "network_config.enable_external_ips":
+                network = node.given.get("networkConfig", {})
+                node.given["networkConfig"] = {**network, **given.get("networkConfig", {})}
+            else:
+                node.given.pop(path, None)
+                node.given |= {path: given[path]} if path in given else {}
+        self.metadata_changed(node)
+        return self._later_done(node, "update")
+
+    def stop(self, name: str) -> Operation:
+        node = self.get(name)
+        self._refuse_while(node, "stop", *(_STATES - {"READY"}))
+        self._refuse_slices(node, "stop")
+        self._shut_down(node, "STOPPING", lambda: self._settled(node, "STOPPED"))
+        node.operation = self._operations.begin(name, "stop")
+        return node.operation
+
+    def start(self, name: str) -> Operation:
+        node = self.get(name)
+        self._refuse_while(node, "start", *(_STATES - {"STOPPED"}))
+        self._refuse_slices(node, "start")
+        node.operation = self._operations.begin(name, "start")
+        self._enter(node, "STARTING")
+        self._boot(node)
+        return node.operation
+
+    def guest_attributes(self, name: str, workers: list[str], path: str) -> Json:
+        """Of these workers, or of all; below a path, as "hostkeys/"."""
+        node = self.get(name)
+        wanted = [int(worker) for worker in workers if worker] or range(len(node.hosts))
+        answers = []
+        for worker in wanted:
+            if worker >= len(node.hosts):
+                raise invalid("worker_ids", f"Invalid worker id {worker}")
+            items = [
+                dict(zip(("namespace", "key", "value"), (*key.split("/", 1), value), strict=True))
+                for key, value in node.hosts[worker].attributes.items()
+                if key.startswith(path)
+            ]
+            answers.append({"queryPath": path, "queryValue": {"items": items} if items else {}})
+        return {"guestAttributes": answers}
+
+    def view(self, node: Node) -> Json:
+        """As the API shows it."""
+        network = {"network": f"projects/{node.project}/global/networks/default", **node.given.get("networkConfig", {})}
+        shown = {
+            **node.given,
+            "name": node.name,
+            "acceleratorType": node.slice.type,
+            "state": node.state,
+            "health": node.health,
+            "networkConfig": network,
+            "networkEndpoints": self._endpoints(node) if node.state != "CREATING" else [],
+            "createTime": node.created,
+            "id": node.id,
+            "apiVersion": "V2",
+            "queuedResource": node.queued_resource,
+        }
+        if node.maintenance != "NONE":
+            shown["upcomingMaintenance"] = {"type": "UNSCHEDULED", "maintenanceStatus": "PENDING"}
+        return {key: value for key, value in shown.items() if value not in ("", [], {})}
+
+    # What befalls it
+
+    def preempt(self, node: Node, grace: float, vanish: bool, then: Callable[[], None] = lambda: None) -> None:
+        """The notice, SIGTERM, and after `grace` seconds no power; none of a notice where that is 0.
+
+        With `vanish` nothing is left of the node but what a queued resource says.
+        """
+        node.preempted = grace > 0
+        self.metadata_changed(node)
+
+        def off() -> None:
+            if vanish:
+                self._remove(node)
+            else:
+                self._enter(node, "PREEMPTED")
+            then()
+
+        if self._settings.preempted_at_notice or not grace or node.state == "CREATING":
+            self._enter(node, "PREEMPTED")
+        self._power_down(node, grace, off)
+
+    def maintain(self, node: Node, warning: float) -> None:
+        """The event is announced, and after so many seconds all hosts are rebooted."""
+        node.maintenance = "TERMINATE_ON_HOST_MAINTENANCE"
+        self.metadata_changed(node)
+
+        def begin() -> None:
+            node.health = "UNHEALTHY_MAINTENANCE"
+            self._shut_down(node, "REPAIRING", lambda: self._boot(node))
+
+        self._timers.after(warning, begin)
+
+    def lose_host(self, node: Node, worker: int) -> None:
+        """Its power fails, and nobody says so: the node stays READY."""
+        node.hosts[worker].up = False
+        self._hosts.power_off(node.hosts[worker].number)
+
+    def boot_host(self, node: Node, worker: int) -> None:
+        self._boot_one(node, worker)
+
+    def cut_host(self, node: Node, worker: int) -> None:
+        self._hosts.cut(node.hosts[worker].number)
+
+    def restore_host(self, node: Node, worker: int) -> None:
+        self._hosts.restore(node.hosts[worker].number)
+
+    def force(self, node: Node, state: str, health: str) -> None:
+        """As a caller might one day find it. Its hosts go on as before."""
+        node.health = health or node.health
+        self._enter(node, state)
+
+    # Metadata
+
+    def metadata(self, node: Node, worker: int) -> Json:
+        """All that a host's metadata server has."""
+        addresses = [self._hosts.addresses(host.number)[0] for host in node.hosts]
+        added = metadata.tpu_attributes(node.short_name, node.zone, node.project, node.slice.type, worker, addresses)
+        name = node.hostname(worker)
+        account = node.given.get("serviceAccount", {}).get("email", f"{metadata.PROJECT_NUMBER}-compute@fake")
+        return {
+            "instance": {
+                "attributes": {**node.given.get("metadata", {}), **added},
+                "guest-attributes": _nested(node.hosts[worker].attributes),
+                "hostname": f"{name}.{node.zone}.c.{node.project}.internal",
+                "id": f"{node.id}{worker}",
+                "maintenance-event": node.maintenance,
+                "name": name,
+                "network-interfaces": {"0": {"ip": addresses[worker]}},
+                "preempted": "TRUE" if node.preempted else "FALSE",
+                "scheduling": {"preemptible": "TRUE" if node.spot else "FALSE"},
+                "service-accounts": {"default": {"email": account}},
+                "tags": list(node.given.get("tags", [])),
+                "zone": f"projects/{metadata.PROJECT_NUMBER}/zones/{node.zone}",
+            },
+            "project": {
+                "attributes": self.project_attributes,
+                "numeric-project-id": metadata.PROJECT_NUMBER,
+                "project-id": node.project,
+            },
+        }
+
+    def metadata_changed(self, node: Node) -> None:
+        for worker, host in enumerate(node.hosts):
+            self._hosts.metadata_changed(host.number, self.metadata(node, worker))
+
+    # How it comes and goes
+
+    def _provision(self, node: Node, fails: ApiError | None) -> None:
+        if node.state != "CREATING":
+            return
+        error = self._market.reservation_error(node.zone) if node.reserved else None
+        error = error or fails
+        if error is None and not self._market.in_stock(node.zone, node.slice):
+            error = self._market.sold_out_error(node.zone)
+        if error:
+            self._remove(node, error)
+        else:
+            self._boot(node)
+
+    def _boot(self, node: Node) -> None:
+        """All hosts; then it is READY, unless something else has begun meanwhile."""
+        node.when_up = lambda: self._settled(node, "READY", "HEALTHY")
+        for worker in range(len(node.hosts)):
+            self._boot_one(node, worker)
+
+    def _boot_one(self, node: Node, worker: int) -> None:
+        host = node.hosts[worker]
+        names = {node.hostname(each): self._hosts.addresses(other.number)[0] for each, other in enumerate(node.hosts)}
+        external = bool(node.given.get("networkConfig", {}).get("enableExternalIps"))
+        vm = Vm(host.number, node.hostname(worker), names, external, node.slice.chips_a_host)
+
+        def booted(attributes: Mapping[str, str]) -> None:
+            host.up = True
+            host.attributes |= attributes
+            if all(one.up for one in node.hosts) and (then := node.when_up):
+                node.when_up = None
+                then()
+
+        self._hosts.boot(vm, lambda: self.metadata(node, worker), booted)
+
+    def _settled(self, node: Node, state: str, health: str = "") -> None:
+        node.health, node.maintenance = health, "NONE"
+        self._enter(node, state)
+        if node.operation:
+            self._operations.succeed(node.operation, "Node", self.view(node))
+            node.operation = None
+
+    def _abandon(self, node: Node) -> None:
+        """What was being done to it: something else comes between."""
+        node.when_up = None
+        if node.operation:
+            self._operations.fail(node.operation, _not_while(node.operation.metadata["verb"], node.state))
+            node.operation = None
+
+    def _shut_down(self, node: Node, state: str, then: Callable[[], None]) -> None:
+        self._enter(node, state)
+        self._power_down(node, self._settings.grace_seconds, then)
+
+    def _power_down(self, node: Node, grace: float, then: Callable[[], None]) -> None:
+        """The power button, the power, then this; nothing more for a node that is deleted meanwhile."""
+        self._abandon(node)
+        if grace:
+            for host in node.hosts:
+                self._hosts.shut_down(host.number)
+
+        def off() -> None:
+            if self._all.get(node.name) is node and node.state != "DELETING":
+                for host in node.hosts:
+                    host.up = False
+                    self._hosts.power_off(host.number)
+                then()
+
+        self._timers.after(grace, off)
+
+    def _remove(self, node: Node, error: ApiError | None = None) -> None:
+        """With the error that its creation came to."""
+        if node.operation and error:
+            self._operations.fail(node.operation, error)
+        node.failed = error
+        for host in node.hosts:
+            host.up = False
+            self._hosts.erase(host.number)
+        if self._all.get(node.name) is node:
+            del self._all[node.name]
+        self._market.let_go(node.name)
+        self.changed(node)
+
+    def _enter(self, node: Node, state: str) -> None:
+        node.state = state
+        self.changed(node)
+
+    def _later_done(self, node: Node, verb: str) -> Operation:
+        operation = self._operations.begin(node.name, verb)
+        self._timers.after(
+            self._settings.operation_seconds, lambda: self._operations.succeed(operation, "Node", self.view(node))
+        )
+        return operation
+
+    def _endpoints(self, node: Node) -> list[Json]:
+        shown = []
+        for host in node.hosts:
+            internal, external = self._hosts.addresses(host.number)
+            access = {"externalIp": external} if node.given.get("networkConfig", {}).get("enableExternalIps") else {}
+            shown.append({"ipAddress": internal, "port": 8470, "accessConfig": access})
+        return shown
+
+    def _free_numbers(self, count: int) -> list[int]:
+        """Those that were free for longest: an address that comes back at once hides mistakes."""
+        taken = {host.number for node in self._all.values() for host in node.hosts}
+        after_last = [(self._last_number + step) % MOST_HOSTS + 1 for step in range(MOST_HOSTS)]
+        free = [number for number in after_last if number not in taken][:count]
+        if len(free) < count:
+            raise ApiError("INTERNAL", f"this fake has room for {MOST_HOSTS} hosts, not for {count} more")
+        self._last_number = free[-1]
+        return free
+
+    def _refuse_while(self, node: Node, verb: str, *states: str) -> None:
+        if node.state in states:
+            raise _not_while(verb, node.state)
+
+    def _refuse_slices(self, node: Node, verb: str) -> None:
+        if node.slice.hosts > 1:
+            said = f"Cloud TPU received a bad request. {verb} is not supported for nodes of several hosts"
+            raise ApiError("FAILED_PRECONDITION", said)
+
+
+def _not_while(verb: str, state: str) -> ApiError:
+    return ApiError(
+        "INVALID_ARGUMENT",
+        f"Cloud TPU received a bad request. {verb} is not supported while in state {state} [EID: 0x73013519f5b7feb2]",
+    )
+
+
+def _nested(attributes: Mapping[str, str]) -> Json:
+    tree: Json = {}
+    for path, value in attributes.items():
+        namespace, _, key = path.partition("/")
+        tree.setdefault(namespace, {})[key] = value
+    return tree
