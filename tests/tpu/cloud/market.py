@@ -40,9 +40,13 @@ class Market:
     def let_go(self, name: str) -> None:
         self._held.pop(name, None)
 
-    def reservation_error(self, zone: str) -> ApiError | None:
-        """None while what is held under a reservation fits into it."""
-        held = sum(amount for where, amount, reserved in self._held.values() if reserved and where == zone)
-        if held > self.reserved_chips:
+    def reservation_error(self, name: str) -> ApiError | None:
+        """None where what is held under this name, and was before it, fits into the reservation of its zone."""
+        zone, left = self._held[name][0], self.reserved_chips
+        for holder, (where, amount, reserved) in self._held.items():
+            left -= amount if reserved and where == zone else 0
+            if holder == name:
+                break
+        if left < 0:
             return ApiError("FAILED_PRECONDITION", "Insufficient reserved capacity. [EID: 0x5d2a9c1b7e3f4a60]")
         return None

@@ -189,10 +189,10 @@ class Nodes:
         node = self.get(name)
         self._refuse_while(node, "start", *(_STATES - {"STOPPED"}))
         self._refuse_slices(node, "start")
-        node.operation = self._operations.begin(name, "start")
+        node.operation = operation = self._operations.begin(name, "start")
         self._enter(node, "STARTING")
         self._boot(node)
-        return node.operation
+        return operation
 
     def guest_attributes(self, name: str, workers: list[str], path: str) -> Json:
         """Of these workers, or of all; below a path, as "hostkeys/"."""
@@ -320,7 +320,7 @@ class Nodes:
     def _provision(self, node: Node, fails: ApiError | None) -> None:
         if node.state != "CREATING":
             return
-        error = self._market.reservation_error(node.zone) if node.reserved else None
+        error = self._market.reservation_error(node.queued_resource or node.name) if node.reserved else None
         error = error or fails
         if error is None and not self._market.in_stock(node.zone, node.slice):
             error = self._market.sold_out_error(node.zone)
