@@ -1,6 +1,7 @@
 """The network of a lab: a bridge on this machine, and a cable to each of its machines."""
 
 import json
+import zlib
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,12 @@ def make_bridge(lab: Lab) -> IPv4Network:
 
 
 def plug_in(lab: Lab, machine: str, init: int) -> None:
-    """Lay the cable of a machine, whose end becomes its eth0."""
-    peer = ["peer", "name", "eth0", "netns", str(init)]
+    """Lay the cable of a machine, whose end becomes its eth0.
+
+    Its hardware address is the same at each boot: others remember it for half a minute.
+    """
+    own = zlib.crc32(lab.interface(machine).encode()).to_bytes(4, "big").hex(":")
+    peer = ["peer", "name", "eth0", "address", f"42:01:{own}", "netns", str(init)]
     output(["ip", "link", "add", lab.interface(machine), "type", "veth", *peer])
     output(["ip", "link", "set", lab.interface(machine), "master", lab.bridge, "up"])
 

@@ -166,6 +166,7 @@ class Cloud(Client):
 
     def _start(self) -> None:
         self.layout.url.unlink(missing_ok=True)
+        self._token = ""  # it knows none of its predecessor's
         mark, _, value = self.layout.mark(SERVER).partition("=")
         command = ["setsid", "--fork", sys.executable, "-m", "tpu.cloud.server", str(self.layout.folder)]
         log = self.layout.log / "server.log"
