@@ -134,6 +134,10 @@ def test_a_host_has_a_token_for_the_api(steady: Slice, cloud: Cloud) -> None:
     assert cloud.send("GET", "/v2/projects/fake-project/locations/-/nodes", headers=headers)["nodes"]
 
 
+def test_its_user_may_do_all_by_sudo(steady: Slice) -> None:
+    assert steady.ssh(0, "sudo -n id -un") == "root\n"
+
+
 def test_the_startup_script_runs_at_each_boot(new: Callable[..., Slice]) -> None:
     one = new(accelerator="v4-8", **{"startup-script": "echo again >> /var/log/boots"})
     eventually(lambda: one.root(0, "cat /var/log/boots").split() == ["again"], "the script")
@@ -213,13 +217,14 @@ def test_a_host_that_is_cut_off_goes_on(new: Callable[..., Slice]) -> None:
 
 
 def test_maintenance_reboots_all_hosts(new: Callable[..., Slice]) -> None:
-    one = new()
+    one = new(**{"shutdown-script": "echo $(hostname) goes > /root/last-words"})
     before = one.ssh(0, "cat /proc/1/stat").split()[21]
 
     one.order("maintain")
     eventually(lambda: one.state == "REPAIRING", "maintenance")
     eventually(lambda: one.state == "READY", "its end")
     assert one.ssh(0, "cat /proc/1/stat").split()[21] != before
+    assert one.root(0, "cat /root/last-words") == f"t1v-n-{one.node['id'][:8]}-w-0 goes\n"
 
 
 def test_a_node_that_is_deleted_leaves_nothing(new: Callable[..., Slice], cloud: Cloud) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tpu.cloud import CloudError, Settings, accounts, catalogue, command_line, filters, metadata, schema
-from tpu.cloud.hosts import NoHosts, Vm
+from tpu.cloud.hosts import News, NoHosts, Vm
 from tpu.cloud.layout import Addresses, Layout
 from tpu.cloud.status import CODES, ApiError
 from tpu.cloud.world import ORDERS, ConnectionLost, World
@@ -25,14 +25,14 @@ class Recorded(NoHosts):
 
     def __init__(self) -> None:
         self.done: list[tuple[str, int]] = []
-        self.booting: list[Callable[[Mapping[str, str]], None]] = []
+        self.booting: list[News] = []
         self.at_once = True
 
-    def boot(self, vm: Vm, metadata: Callable[[], Json], booted: Callable[[Mapping[str, str]], None]) -> None:
+    def boot(self, vm: Vm, metadata: Callable[[], Json], news: News) -> None:
         self.done.append(("boot", vm.number))
-        self.booting.append(booted)
+        self.booting.append(news)
         if self.at_once:
-            super().boot(vm, metadata, booted)
+            super().boot(vm, metadata, news)
 
     def shut_down(self, number: int) -> None:
         self.done.append(("shut down", number))
@@ -133,10 +133,20 @@ def test_it_is_ready_when_the_last_host_is_up(fake: Fake) -> None:
     fake.wait(5)
 
     first, second = fake.hosts.booting
-    first({})
+    first.up({})
     assert fake.node() == "CREATING"
-    second({})
+    second.up({})
     assert fake.node() == "READY"
+
+
+def test_a_host_that_this_machine_cannot_boot_fails_the_creation(fake: Fake) -> None:
+    fake.hosts.at_once = False
+    operation = fake.create()
+    fake.wait(5)
+
+    fake.hosts.booting[1].broken("no bash")
+    assert (fake.outcome(operation)["code"], fake.outcome(operation)["message"][-7:]) == (13, "no bash")
+    assert fake.node() == "gone"
 
 
 def test_a_node_is_deleted_with_its_hosts_and_its_name_is_free_again(fake: Fake) -> None:

@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+SUDOERS = "google-sudoers"
+"""The group of those who may do all."""
 _FIRST_ID = 1000
 _NOBODY = 65534
+_SUDOERS_ID = 60000
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def passwd(base: str, added: Iterable[User]) -> str:
 
 def group(base: str, added: Iterable[User]) -> str:
     kept = [line for line in base.splitlines() if _is_of_a_service(line)]
-    return _lines(kept, [f"{one.name}:x:{one.id}:" for one in added if one.id])
+    people = [one for one in added if one.id]
+    sudoers = f"{SUDOERS}:x:{_SUDOERS_ID}:{','.join(one.name for one in people)}"
+    return _lines(kept, [sudoers, *(f"{one.name}:x:{one.id}:" for one in people)])
 
 
 def shadow(names: Iterable[str]) -> str:

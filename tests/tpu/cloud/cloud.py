@@ -124,7 +124,8 @@ class Cloud(Client):
         "nodes.create"), body, status, answer."""
         if not self.layout.requests.exists():
             return []
-        return [json.loads(line) for line in self.layout.requests.read_text().splitlines()]
+        lines = self.layout.requests.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half written
 
     def status(self) -> Json:
         return self.order("status")

@@ -40,17 +40,21 @@ def prepare(disk: Path, vm: Vm, seen: Json) -> str:
     servers = f"127.0.0.1 localhost\n{metadata.ADDRESS} {metadata.NAME} metadata\n"
     texts = {"etc/hosts": servers + peers, "etc/hostname": f"{vm.hostname}\n", "etc/motd": _MOTD, "sshd_config": _SSHD}
     texts["etc/resolv.conf"] = ""
+    texts["etc/sudoers"] = f"root ALL=(ALL:ALL) ALL\n%{accounts.SUDOERS} ALL=(ALL:ALL) NOPASSWD: ALL\n"
     texts["startup-script"] = seen["instance"]["attributes"].get("startup-script", "")
     for name, text in texts.items():
         (own / name).write_text(text)
+    (own / "etc/sudoers").chmod(0o440)
     (disk / "home").mkdir(exist_ok=True)
-    give_access(disk, seen)
+    follow(disk, seen)
     return key.with_suffix(".pub").read_text().split()[1]
 
 
-def give_access(disk: Path, seen: Json) -> None:
-    """As the guest agent does at boot and whenever metadata has changed."""
+def follow(disk: Path, seen: Json) -> None:
+    """What the guest agent makes of metadata, at boot and whenever they have changed: users, who may do all by sudo.
+    The shutdown script is the one that is there at the end."""
     own = disk / _OWN
+    (own / "shutdown-script").write_text(seen["instance"]["attributes"].get("shutdown-script", ""))
     users = accounts.users(seen["instance"]["attributes"], seen["project"]["attributes"])
     passwd = accounts.passwd(Path("/etc/passwd").read_text(), users)
     # In place: the files lie over those of /etc.

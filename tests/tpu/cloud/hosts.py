@@ -21,17 +21,27 @@ class Vm:
     chips: int
 
 
+class News(Protocol):
+    """Hears of a host."""
+
+    def up(self, attributes: Mapping[str, str]) -> None:
+        """It has booted, with these guest attributes ("hostkeys/ssh-ed25519": ...)."""
+
+    def wrote(self, attributes: Mapping[str, str]) -> None:
+        """It has set these guest attributes."""
+
+    def broken(self, reason: str) -> None:
+        """It does not boot: this machine cannot do it."""
+
+
 class Hosts(Protocol):
     """They are told what to do and do it in this order, host by host; nothing here waits for it."""
 
     def addresses(self, number: int) -> tuple[str, str]:
         """Internal and external."""
 
-    def boot(self, vm: Vm, metadata: Callable[[], Json], booted: Callable[[Mapping[str, str]], None]) -> None:
-        """Switch it on; `booted` is called with its guest attributes ("hostkeys/ssh-ed25519": ...) when it is up.
-
-        `metadata` is what its metadata server has at any time.
-        """
+    def boot(self, vm: Vm, metadata: Callable[[], Json], news: News) -> None:
+        """Switch it on. `metadata` is what its metadata server has at any time."""
 
     def shut_down(self, number: int) -> None:
         """The power button: what runs on it gets SIGTERM."""
@@ -55,8 +65,8 @@ class NoHosts:
     def addresses(self, number: int) -> tuple[str, str]:
         return f"198.18.0.{number}", f"198.19.0.{number}"
 
-    def boot(self, vm: Vm, metadata: Callable[[], Json], booted: Callable[[Mapping[str, str]], None]) -> None:
-        booted({"hostkeys/ssh-ed25519": f"AAAAC3NzaC1lZDI1NTE5AAAAI{vm.number:043d}"})
+    def boot(self, vm: Vm, metadata: Callable[[], Json], news: News) -> None:
+        news.up({"hostkeys/ssh-ed25519": f"AAAAC3NzaC1lZDI1NTE5AAAAI{vm.number:043d}"})
 
     def shut_down(self, number: int) -> None: ...
 

@@ -6,16 +6,17 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from machines import network
+from machines.errors import MachineError
 from machines.machine import Machine
 
 from tpu.cloud import disk
-from tpu.cloud.hosts import Vm
+from tpu.cloud.hosts import News, Vm
 from tpu.cloud.layout import Addresses, Layout
 from tpu.cloud.metadata import ADDRESS
 from tpu.cloud.metadata_server import MetadataServer, Source
@@ -50,8 +51,8 @@ class Namespaces:
     def addresses(self, number: int) -> tuple[str, str]:
         return self._addresses.of(number)
 
-    def boot(self, vm: Vm, metadata: Callable[[], Json], booted: Callable[[Mapping[str, str]], None]) -> None:
-        self._later(vm.number, lambda: self._boot(vm, metadata, booted))
+    def boot(self, vm: Vm, metadata: Callable[[], Json], news: News) -> None:
+        self._later(vm.number, lambda: self._boot(vm, metadata, news))
 
     def shut_down(self, number: int) -> None:
         self._later(number, lambda: self._press(number))
@@ -69,7 +70,7 @@ class Namespaces:
         self._later(number, lambda: network.set_link(self._layout, _name(number), "up"))
 
     def metadata_changed(self, number: int, metadata: Json) -> None:
-        self._later(number, lambda: self._give_access(number, metadata))
+        self._later(number, lambda: self._follow(number, metadata))
 
     def _later(self, number: int, act: Callable[[], None]) -> None:
         def said() -> None:
@@ -83,7 +84,20 @@ class Namespaces:
             self._threads[number] = ThreadPoolExecutor(1)
         self._threads[number].submit(said)
 
-    def _boot(self, vm: Vm, metadata: Callable[[], Json], booted: Callable[[Mapping[str, str]], None]) -> None:
+    def _boot(self, vm: Vm, metadata: Callable[[], Json], news: News) -> None:
+        try:
+            attributes = self._switch_on(vm, metadata, news)
+        except (MachineError, OSError) as error:
+            with self._changed:
+                news.broken(str(error))
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            news.up(attributes)
+            self._changed.notify_all()
+
+    def _switch_on(self, vm: Vm, metadata: Callable[[], Json], news: News) -> dict[str, str]:
+        """Returns its first guest attributes. Raises MachineError, and OSError."""
         number = vm.number
         self._power_off(number)
         with self._changed:
@@ -99,14 +113,12 @@ class Namespaces:
         }
 
         def entered(init: int) -> None:
-            source = Source(metadata, self._changed, self._token, self._token_seconds, booted)
+            source = Source(metadata, self._changed, self._token, self._token_seconds, news.wrote)
             self._held[number] = os.pidfd_open(init)
             self._metadata[number] = MetadataServer(init, source)
 
         self._machine(number).switch_on([str(_BOOT), *self._shared], variables, entered=entered)
-        with self._changed:
-            booted({"hostkeys/ssh-ed25519": key, "guest-agent/hostname": vm.hostname})
-            self._changed.notify_all()
+        return {"hostkeys/ssh-ed25519": key, "guest-agent/hostname": vm.hostname}
 
     def _press(self, number: int) -> None:
         if number in self._held:
@@ -125,9 +137,9 @@ class Namespaces:
         with suppress(FileNotFoundError):
             shutil.rmtree(self._layout.disk(_name(number)))
 
-    def _give_access(self, number: int, metadata: Json) -> None:
+    def _follow(self, number: int, metadata: Json) -> None:
         if number in self._held:
-            disk.give_access(self._layout.disk(_name(number)), metadata)
+            disk.follow(self._layout.disk(_name(number)), metadata)
 
     def _machine(self, number: int) -> Machine:
         return Machine(self._layout, _name(number))

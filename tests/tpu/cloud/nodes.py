@@ -77,6 +77,28 @@ class Node:
         return f"t1v-n-{self.id[:8]}-w-{worker}"
 
 
+@dataclass(frozen=True)
+class _News:
+    """What is to be done when a host is heard of."""
+
+    node: Node
+    host: Host
+    remove: Callable[[Node, ApiError], None]
+
+    def up(self, attributes: Mapping[str, str]) -> None:
+        self.host.up = True
+        self.host.attributes |= attributes
+        if all(one.up for one in self.node.hosts) and (then := self.node.when_up):
+            self.node.when_up = None
+            then()
+
+    def wrote(self, attributes: Mapping[str, str]) -> None:
+        self.host.attributes |= attributes
+
+    def broken(self, reason: str) -> None:
+        self.remove(self.node, ApiError("INTERNAL", f"the fake cannot boot a host of {self.node.name}: {reason}"))
+
+
 class Nodes:
     def __init__(
         self, settings: Settings, timers: Timers, operations: Operations, market: Market, hosts: Hosts
@@ -341,14 +363,7 @@ class Nodes:
         external = bool(node.given.get("networkConfig", {}).get("enableExternalIps"))
         vm = Vm(host.number, node.hostname(worker), names, external, node.slice.chips_a_host)
 
-        def booted(attributes: Mapping[str, str]) -> None:
-            host.up = True
-            host.attributes |= attributes
-            if all(one.up for one in node.hosts) and (then := node.when_up):
-                node.when_up = None
-                then()
-
-        self._hosts.boot(vm, lambda: self.metadata(node, worker), booted)
+        self._hosts.boot(vm, lambda: self.metadata(node, worker), _News(node, host, self._remove))
 
     def _settled(self, node: Node, state: str, health: str = "") -> None:
         node.health, node.maintenance = health, "NONE"

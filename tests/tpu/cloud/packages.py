@@ -7,5 +7,5 @@ from machines.packages import Packages
 NEEDED = Packages(
     "a cloud with hosts",
     Path(__file__).with_name("packages.txt"),
-    ("ip", "nsenter", "pivot_root", "unshare", "ssh", "ssh-keygen", "sshd"),
+    ("ip", "nsenter", "pivot_root", "unshare", "ssh", "ssh-keygen", "sshd", "sudo"),
 )

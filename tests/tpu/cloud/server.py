@@ -57,6 +57,7 @@ class Server(ThreadingHTTPServer):
             return self.world.gate.token()
 
     def write_down(self, request: Json) -> None:
+        """`changed` is held: in the order in which they took effect."""
         self._requests.write(json.dumps(request) + "\n")
         self._requests.flush()
 
@@ -99,24 +100,29 @@ class _Handler(BaseHTTPRequestHandler):
             said["body"] = json.loads(body) if body else None
         except ValueError:
             said["body"] = body.decode(errors="replace")
-        try:
-            with server.changed:
-                said["method"], answer = _answer(server, self.command, path, query, said["body"], self.headers)
-                server.changed.notify_all()
-            status = 200
-        except ApiError as error:
-            status, answer = error.http, error.body
-        except ConnectionLost:
-            server.write_down({**said, "status": None, "answer": None})
+        with server.changed:
+            status, answer = self._outcome(server, said)
+            server.write_down({**said, "status": status, "answer": answer})
+            server.changed.notify_all()
+        if status is not None:
+            self._send(status, answer)
+        else:
             self.close_connection = True
             with suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
-            return
+
+    def _outcome(self, server: Server, said: Json) -> tuple[int | None, Json]:
+        """The status of the answer and its body; no status where there is to be no answer. `said` gets its method."""
+        try:
+            said["method"], answer = _answer(server, said, self.headers.get("Authorization"))
+        except ApiError as error:
+            return error.http, error.body
+        except ConnectionLost:
+            return None, {}
         except Exception as error:
             traceback.print_exc()
-            status, answer = 500, ApiError("INTERNAL", f"the fake is broken, see its log: {error!r}").body
-        server.write_down({**said, "status": status, "answer": answer})
-        self._send(status, answer)
+            return 500, ApiError("INTERNAL", f"the fake is broken, see its log: {error!r}").body
+        return 200, answer
 
     def _send(self, status: int, answer: Json) -> None:
         body = json.dumps(answer).encode()
@@ -130,17 +136,15 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-def _answer(
-    server: Server, verb: str, path: str, query: dict[str, str], body: object, headers: Any
-) -> tuple[str, Json]:
-    authorization = headers.get("Authorization")
+def _answer(server: Server, said: Json, authorization: str | None) -> tuple[str, Json]:
+    """The id of the method, and its answer. Raises what World.call raises."""
     # What gcloud asks of Compute Engine before it uses ssh.
-    if path == f"/compute/v1/projects/{server.settings.project}" and verb == "GET":
+    if (said["verb"], said["path"]) == ("GET", f"/compute/v1/projects/{server.settings.project}"):
         server.world.gate.check_token(authorization)
         items = [{"key": key, "value": value} for key, value in server.world.nodes.project_attributes.items()]
         common = {"kind": "compute#metadata", "fingerprint": "ZmFrZQ==", "items": items}
         return "", {"kind": "compute#project", "name": server.settings.project, "commonInstanceMetadata": common}
-    return server.world.call(verb, path, query, body, authorization)
+    return server.world.call(said["verb"], said["path"], said["query"], said["body"], authorization)
 
 
 def _order(server: Server, name: str, given: dict[str, Any]) -> tuple[int, Json]:
