@@ -242,7 +242,7 @@ def test_a_preempted_node_has_its_grace_and_stays_until_it_is_deleted(fake: Fake
 
     fake.world.preempt("mine")
     assert fake.node() == "PREEMPTED"
-    assert fake.world.nodes.metadata(node, 0)["instance"]["preempted"] == "TRUE"
+    assert node.metadata(0, {})["instance"]["preempted"] == "TRUE"
     assert fake.hosts.done[2:] == [("shut down", 1), ("shut down", 2)]
     fake.wait(29)
     assert len(fake.hosts.done) == 4
@@ -263,7 +263,7 @@ def test_a_preemption_without_notice_has_no_sigterm(fake: Fake) -> None:
 
     fake.world.preempt("mine", grace=0)
     fake.wait(0)
-    assert fake.world.nodes.metadata(fake.world.nodes.get(f"{ZONE}/nodes/mine"), 0)["instance"]["preempted"] == "FALSE"
+    assert fake.world.nodes.get(f"{ZONE}/nodes/mine").metadata(0, {})["instance"]["preempted"] == "FALSE"
     assert fake.hosts.done[2:] == [("power off", 1), ("power off", 2)]
 
 
@@ -307,7 +307,7 @@ def test_maintenance_is_announced_and_hosts_reboot(fake: Fake) -> None:
     node = fake.world.nodes.get(f"{ZONE}/nodes/mine")
 
     fake.world.maintain("mine", warning=60)
-    assert fake.world.nodes.metadata(node, 1)["instance"]["maintenance-event"] == "TERMINATE_ON_HOST_MAINTENANCE"
+    assert node.metadata(1, {})["instance"]["maintenance-event"] == "TERMINATE_ON_HOST_MAINTENANCE"
     assert (fake.node(), "upcomingMaintenance" in fake.call("GET", "nodes/mine")) == ("READY", True)
     fake.wait(60)
     assert fake.call("GET", "nodes/mine")["health"] == "UNHEALTHY_MAINTENANCE"
@@ -788,7 +788,7 @@ def test_metadata_is_a_tree_of_text() -> None:
 
 def test_a_host_knows_its_place_as_torch_xla_reads_it(fake: Fake) -> None:
     fake.create(metadata={"mine": "too"})
-    attributes = fake.world.nodes.metadata(fake.world.nodes.get(f"{ZONE}/nodes/mine"), 1)["instance"]["attributes"]
+    attributes = fake.world.nodes.get(f"{ZONE}/nodes/mine").metadata(1, {})["instance"]["attributes"]
 
     assert attributes["agent-worker-number"] == "1"
     assert "WORKER_ID: '1'\n" in attributes["tpu-env"]

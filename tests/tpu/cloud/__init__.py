@@ -8,7 +8,7 @@ client against the protocol, not against Google. Standard library only.
     layout          every name, address and path, from a cloud's name and folder
     schema, status, filters     the API's shape: calls and fields, errors, lists
     catalogue, market, gate     what there is: types and zones; stock and quota; credentials, permissions, faults
-    timers, operations, nodes, queue     what changes: states of nodes and of queued resources
+    timers, operations, node, nodes, queue     what changes: states of nodes and of queued resources
     api, world      calls and their answers; what a test does to all that
     hosts           what is behind a node: nothing, or
     namespaces, boot, disk, accounts     a machine with an sshd and users

@@ -34,13 +34,13 @@ class Api:
         name = f"{call.parent}/nodes/{call.name}"
         match verb:
             case "list":
-                entries = [self._nodes.view(node) for node in self._nodes.under(call.parent)]
+                entries = [node.view for node in self._nodes.under(call.parent)]
                 return filters.page(entries, call.query, "nodes")
             case "create":
                 short = call.query.get("nodeId", "")
                 return self._nodes.create(f"{call.parent}/nodes/{short}", _settable(call.body), fails)[1].view
             case "get":
-                return self._nodes.view(self._nodes.get(name))
+                return self._nodes.get(name).view
             case "delete":
                 return self._nodes.delete(name).view
             case "patch":

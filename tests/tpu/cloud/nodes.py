@@ -1,14 +1,13 @@
-"""Nodes: their states, and what becomes of their hosts."""
+"""All nodes: how their states change, and what becomes of their hosts."""
 
-import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tpu.cloud import metadata
-from tpu.cloud.catalogue import RUNTIMES, Slice, accelerator_of, slice_of
-from tpu.cloud.hosts import Hosts, Vm
+from tpu.cloud.catalogue import Slice
+from tpu.cloud.hosts import Hosts
 from tpu.cloud.market import Market
+from tpu.cloud.node import Host, Node, slice_for
 from tpu.cloud.operations import Operation, Operations
 from tpu.cloud.schema import states
 from tpu.cloud.settings import Settings
@@ -16,65 +15,9 @@ from tpu.cloud.status import ApiError, Json, exists, invalid, not_found
 from tpu.cloud.timers import Timers
 
 _STATES = frozenset(states("Node"))
-_ID = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-_LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _MASK = {"description", "tags", "labels", "metadata", "network_config.enable_external_ips"}
 MOST_HOSTS = 250
 """What a /24 has room for."""
-
-
-@dataclass
-class Host:
-    number: int
-    up: bool = False
-    attributes: dict[str, str] = field(default_factory=dict)
-    """Guest attributes, as "hostkeys/ssh-ed25519"."""
-
-
-@dataclass
-class Node:
-    name: str
-    id: str
-    given: Json
-    """Of the body of the call that created it, what a user may set."""
-    slice: Slice
-    created: str
-    queued_resource: str = ""
-    state: str = "CREATING"
-    health: str = ""
-    preempted: bool = False
-    maintenance: str = "NONE"
-    hosts: list[Host] = field(default_factory=list)
-    failed: ApiError | None = None
-    """Why it never came to be."""
-    operation: Operation | None = None
-    """What is being done to it for a user."""
-    when_up: Callable[[], None] | None = None
-
-    @property
-    def short_name(self) -> str:
-        return self.name.rpartition("/")[2]
-
-    @property
-    def project(self) -> str:
-        return self.name.split("/")[1]
-
-    @property
-    def zone(self) -> str:
-        return self.name.split("/")[3]
-
-    @property
-    def reserved(self) -> bool:
-        return bool(self.given.get("schedulingConfig", {}).get("reserved"))
-
-    @property
-    def spot(self) -> bool:
-        scheduling = self.given.get("schedulingConfig", {})
-        return bool(scheduling.get("spot") or scheduling.get("preemptible"))
-
-    def hostname(self, worker: int) -> str:
-        return f"t1v-n-{self.id[:8]}-w-{worker}"
 
 
 @dataclass(frozen=True)
@@ -130,24 +73,10 @@ class Nodes:
 
     def check(self, name: str, given: Json) -> Slice:
         """What the node would be. Raises ApiError where it cannot be."""
-        zone, short = name.split("/")[3], name.rpartition("/")[2]
-        if not _ID.fullmatch(short):
-            raise invalid("node_id", f"Invalid value '{short}': must match {_ID.pattern}")
-        for key, value in given.get("labels", {}).items():
-            if not _LABEL.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-                raise invalid("node.labels", f"Invalid label {key}={value}")
-        if "networkConfig" in given and "networkConfigs" in given:
-            raise invalid("node", "network_config and network_configs are mutually exclusive")
-        if given.get("runtimeVersion") not in RUNTIMES:
-            said = f'Runtime version "{given.get("runtimeVersion", "")}" is not available in zone "{zone}"'
-            raise invalid("node.runtime_version", f"Cloud TPU received a bad request. {said}")
-        if ("acceleratorType" in given) == ("acceleratorConfig" in given):
-            raise invalid("node", "exactly one of accelerator_type and accelerator_config must be set")
-        config = given.get("acceleratorConfig", {})
-        accelerator = given.get("acceleratorType") or accelerator_of(config.get("type", ""), config.get("topology", ""))
+        wanted = slice_for(name, given)
         if name in self._all:
             raise exists(name)
-        return slice_of(accelerator, zone)
+        return wanted
 
     def create(
         self, name: str, given: Json, fails: ApiError | None, queued_resource: str = ""
@@ -155,12 +84,11 @@ class Nodes:
         """It is being created; `fails` is what is to come of that, if nothing else does. Raises ApiError where it
         cannot be begun."""
         wanted = self.check(name, given)
-        node = Node(name, str(secrets.randbelow(9 * 10**18) + 10**18), given, wanted, self._timers.stamp())
-        node.queued_resource = queued_resource
-        numbers = self._free_numbers(wanted.hosts)
+        hosts = [Host(number, *self._hosts.addresses(number)) for number in self._free_numbers(wanted.hosts)]
+        number = str(secrets.randbelow(9 * 10**18) + 10**18)
+        node = Node(name, number, given, wanted, self._timers.stamp(), hosts, queued_resource)
         if not queued_resource:
             self._market.hold(name, node.zone, wanted.chips, node.reserved)
-        node.hosts = [Host(number) for number in numbers]
         self._all[name] = node
         node.operation = self._operations.begin(name, "create")
         self._timers.after(self._settings.create_seconds, lambda: self._provision(node, fails))
@@ -220,37 +148,10 @@ class Nodes:
         """Of these workers, or of all; below a path, as "hostkeys/"."""
         node = self.get(name)
         wanted = [int(worker) for worker in workers if worker] or range(len(node.hosts))
-        answers = []
         for worker in wanted:
             if worker >= len(node.hosts):
                 raise invalid("worker_ids", f"Invalid worker id {worker}")
-            items = [
-                dict(zip(("namespace", "key", "value"), (*key.split("/", 1), value), strict=True))
-                for key, value in node.hosts[worker].attributes.items()
-                if key.startswith(path)
-            ]
-            answers.append({"queryPath": path, "queryValue": {"items": items} if items else {}})
-        return {"guestAttributes": answers}
-
-    def view(self, node: Node) -> Json:
-        """As the API shows it."""
-        network = {"network": f"projects/{node.project}/global/networks/default", **node.given.get("networkConfig", {})}
-        shown = {
-            **node.given,
-            "name": node.name,
-            "acceleratorType": node.slice.type,
-            "state": node.state,
-            "health": node.health,
-            "networkConfig": network,
-            "networkEndpoints": self._endpoints(node) if node.state != "CREATING" else [],
-            "createTime": node.created,
-            "id": node.id,
-            "apiVersion": "V2",
-            "queuedResource": node.queued_resource,
-        }
-        if node.maintenance != "NONE":
-            shown["upcomingMaintenance"] = {"type": "UNSCHEDULED", "maintenanceStatus": "PENDING"}
-        return {key: value for key, value in shown.items() if value not in ("", [], {})}
+        return {"guestAttributes": [node.guest_attributes(worker, path) for worker in wanted]}
 
     # What befalls it
 
@@ -303,39 +204,9 @@ class Nodes:
         node.health = health or node.health
         self._enter(node, state)
 
-    # Metadata
-
-    def metadata(self, node: Node, worker: int) -> Json:
-        """All that a host's metadata server has."""
-        addresses = [self._hosts.addresses(host.number)[0] for host in node.hosts]
-        added = metadata.tpu_attributes(node.short_name, node.zone, node.project, node.slice.type, worker, addresses)
-        name = node.hostname(worker)
-        account = node.given.get("serviceAccount", {}).get("email", f"{metadata.PROJECT_NUMBER}-compute@fake")
-        return {
-            "instance": {
-                "attributes": {**node.given.get("metadata", {}), **added},
-                "guest-attributes": _nested(node.hosts[worker].attributes),
-                "hostname": f"{name}.{node.zone}.c.{node.project}.internal",
-                "id": f"{node.id}{worker}",
-                "maintenance-event": node.maintenance,
-                "name": name,
-                "network-interfaces": {"0": {"ip": addresses[worker]}},
-                "preempted": "TRUE" if node.preempted else "FALSE",
-                "scheduling": {"preemptible": "TRUE" if node.spot else "FALSE"},
-                "service-accounts": {"default": {"email": account}},
-                "tags": list(node.given.get("tags", [])),
-                "zone": f"projects/{metadata.PROJECT_NUMBER}/zones/{node.zone}",
-            },
-            "project": {
-                "attributes": self.project_attributes,
-                "numeric-project-id": metadata.PROJECT_NUMBER,
-                "project-id": node.project,
-            },
-        }
-
     def metadata_changed(self, node: Node) -> None:
         for worker, host in enumerate(node.hosts):
-            self._hosts.metadata_changed(host.number, self.metadata(node, worker))
+            self._hosts.metadata_changed(host.number, node.metadata(worker, self.project_attributes))
 
     # How it comes and goes
 
@@ -358,18 +229,17 @@ class Nodes:
             self._boot_one(node, worker)
 
     def _boot_one(self, node: Node, worker: int) -> None:
-        host = node.hosts[worker]
-        names = {node.hostname(each): self._hosts.addresses(other.number)[0] for each, other in enumerate(node.hosts)}
-        external = bool(node.given.get("networkConfig", {}).get("enableExternalIps"))
-        vm = Vm(host.number, node.hostname(worker), names, external, node.slice.chips_a_host)
-
-        self._hosts.boot(vm, lambda: self.metadata(node, worker), _News(node, host, self._remove))
+        self._hosts.boot(
+            node.vm(worker),
+            lambda: node.metadata(worker, self.project_attributes),
+            _News(node, node.hosts[worker], self._remove),
+        )
 
     def _settled(self, node: Node, state: str, health: str = "") -> None:
         node.health, node.maintenance = health, "NONE"
         self._enter(node, state)
         if node.operation:
-            self._operations.succeed(node.operation, "Node", self.view(node))
+            self._operations.succeed(node.operation, "Node", node.view)
             node.operation = None
 
     def _abandon(self, node: Node) -> None:
@@ -419,17 +289,9 @@ class Nodes:
     def _later_done(self, node: Node, verb: str) -> Operation:
         operation = self._operations.begin(node.name, verb)
         self._timers.after(
-            self._settings.operation_seconds, lambda: self._operations.succeed(operation, "Node", self.view(node))
+            self._settings.operation_seconds, lambda: self._operations.succeed(operation, "Node", node.view)
         )
         return operation
-
-    def _endpoints(self, node: Node) -> list[Json]:
-        shown = []
-        for host in node.hosts:
-            internal, external = self._hosts.addresses(host.number)
-            access = {"externalIp": external} if node.given.get("networkConfig", {}).get("enableExternalIps") else {}
-            shown.append({"ipAddress": internal, "port": 8470, "accessConfig": access})
-        return shown
 
     def _free_numbers(self, count: int) -> list[int]:
         """Those that were free for longest: an address that comes back at once hides mistakes."""
@@ -456,11 +318,3 @@ def _not_while(verb: str, state: str) -> ApiError:
         "INVALID_ARGUMENT",
         f"Cloud TPU received a bad request. {verb} is not supported while in state {state} [EID: 0x73013519f5b7feb2]",
     )
-
-
-def _nested(attributes: Mapping[str, str]) -> Json:
-    tree: Json = {}
-    for path, value in attributes.items():
-        namespace, _, key = path.partition("/")
-        tree.setdefault(namespace, {})[key] = value
-    return tree

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tpu.cloud.market import Market
-from tpu.cloud.nodes import Node, Nodes
+from tpu.cloud.node import Node
+from tpu.cloud.nodes import Nodes
 from tpu.cloud.operations import Operation, Operations
 from tpu.cloud.settings import Settings
 from tpu.cloud.status import ApiError, Json, exists, invalid, not_found

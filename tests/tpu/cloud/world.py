@@ -8,7 +8,8 @@ from tpu.cloud.api import Api
 from tpu.cloud.gate import Fault, Gate, How
 from tpu.cloud.hosts import Hosts
 from tpu.cloud.market import Market
-from tpu.cloud.nodes import Node, Nodes
+from tpu.cloud.node import Node
+from tpu.cloud.nodes import Nodes
 from tpu.cloud.operations import Operations
 from tpu.cloud.queue import Queue
 from tpu.cloud.settings import Settings
@@ -132,7 +133,7 @@ class World:
         """All there is in the project, as the API shows it."""
         nodes = self.nodes.under(self._everywhere)
         return {
-            "nodes": [self.nodes.view(node) for node in nodes],
+            "nodes": [node.view for node in nodes],
             "queuedResources": [one.view for one in self._queue.under(self._everywhere)],
             "hosts": [
                 {"node": node.short_name, "worker": worker, "machine": f"v{host.number}", "up": host.up}
