@@ -72,7 +72,8 @@ def test_every_request_is_written_down(api: Cloud) -> None:
         NODE,
         200,
     )
-    assert (second["status"], second["path"]) == (400, f"/v2/projects/fake-project/locations/{ZONE}/nodes")
+    assert (second["method"], second["status"]) == ("nodes.list", 400)
+    assert second["path"] == f"/v2/projects/fake-project/locations/{ZONE}/nodes"
     assert "ya29" not in json.dumps(api.requests())
 
 

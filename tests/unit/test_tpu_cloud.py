@@ -55,7 +55,7 @@ class Fake:
 
     def call(self, verb: str, path: str, body: object = None, **query: str) -> Json:
         whole = path if path.startswith("projects/") else f"{ZONE}/{path}"
-        return self.world.call(verb, f"/v2/{whole}", query, body, f"Bearer {self.token}")[1]
+        return self.world.call(verb, f"/v2/{whole}", query, body, f"Bearer {self.token}")
 
     def refused(self, verb: str, path: str, body: object = None, **query: str) -> ApiError:
         with pytest.raises(ApiError) as caught:
@@ -230,6 +230,7 @@ def test_guest_attributes_of_all_workers_or_some(fake: Fake) -> None:
     assert ask({"queryPath": "hostkeys/", "workerIds": ["1"]}) == everybody[1:]
     assert ask({"queryPath": "", "workerIds": [""]})[0]["queryValue"] == everybody[0]["queryValue"]  # as gcloud asks
     assert ask({"queryPath": "other/"})[0]["queryValue"] == {}
+    assert fake.refused("POST", "nodes/mine:getGuestAttributes", {"workerIds": ["2"]}).message == "Invalid worker id 2"
 
 
 # What befalls them
@@ -299,6 +300,37 @@ def test_preemption_while_it_is_created_fails_the_creation(fake: Fake) -> None:
 
     assert "not supported while in state PREEMPTED" in fake.outcome(operation)["message"]
     assert fake.node() == "PREEMPTED"
+
+
+def test_a_node_that_is_preempted_in_maintenance_does_not_come_back(fake: Fake) -> None:
+    fake.create()
+    fake.wait(2)
+    fake.world.maintain("mine")
+    fake.wait(10)
+    fake.world.preempt("mine")
+    fake.wait(100)
+
+    assert fake.node() == "PREEMPTED"
+    assert not any(host["up"] for host in fake.world.status()["hosts"])
+
+
+def test_what_was_to_befall_a_node_does_not_befall_its_successor(fake: Fake) -> None:
+    fake.hosts.at_once = False
+    fake.create()
+    fake.wait(2)
+    late = fake.hosts.booting[0]
+    fake.world.maintain("mine", warning=60)
+    fake.call("DELETE", "nodes/mine")
+    fake.wait(3)
+    fake.hosts.at_once = True
+    fake.create()
+    fake.wait(2)
+    done = len(fake.hosts.done)
+
+    late.broken("too late")
+    fake.wait(100)
+    assert fake.node() == "READY"
+    assert len(fake.hosts.done) == done
 
 
 def test_maintenance_is_announced_and_hosts_reboot(fake: Fake) -> None:

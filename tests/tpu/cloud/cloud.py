@@ -121,7 +121,7 @@ class Cloud(Client):
 
     def requests(self) -> list[Json]:
         """Every request of the API so far, with its answer: time, verb, path, query, method (its id, as
-        "nodes.create"), body, status, answer."""
+        "nodes.create", empty for what is no call), body, status, answer. An answer that was lost has no status."""
         if not self.layout.requests.exists():
             return []
         lines = self.layout.requests.read_text().splitlines(keepends=True)

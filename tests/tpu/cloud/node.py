@@ -47,6 +47,8 @@ class Node:
     """What is being done to it for a user."""
     when_up: Callable[[], None] | None = None
     """To be done when all its hosts are."""
+    falls: int = 0
+    """How often its power was taken away."""
 
     @property
     def short_name(self) -> str:
@@ -154,9 +156,7 @@ def slice_for(name: str, given: Json) -> Slice:
     zone, short = name.split("/")[3], name.rpartition("/")[2]
     if not _ID.fullmatch(short):
         raise invalid("node_id", f"Invalid value '{short}': must match {_ID.pattern}")
-    for key, value in given.get("labels", {}).items():
-        if not _LABEL.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            raise invalid("node.labels", f"Invalid label {key}={value}")
+    check_labels(given.get("labels", {}))
     if "networkConfig" in given and "networkConfigs" in given:
         raise invalid("node", "network_config and network_configs are mutually exclusive")
     if given.get("runtimeVersion") not in RUNTIMES:
@@ -167,6 +167,13 @@ def slice_for(name: str, given: Json) -> Slice:
     config = given.get("acceleratorConfig", {})
     accelerator = given.get("acceleratorType") or accelerator_of(config.get("type", ""), config.get("topology", ""))
     return slice_of(accelerator, zone)
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raises ApiError for one that cannot be."""
+    for key, value in labels.items():
+        if not _LABEL.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            raise invalid("node.labels", f"Invalid label {key}={value}")
 
 
 def _nested(attributes: Mapping[str, str]) -> Json:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tpu.cloud.catalogue import Slice
 from tpu.cloud.hosts import Hosts
 from tpu.cloud.market import Market
-from tpu.cloud.node import Host, Node, slice_for
+from tpu.cloud.node import Host, Node, check_labels, slice_for
 from tpu.cloud.operations import Operation, Operations
 from tpu.cloud.schema import states
 from tpu.cloud.settings import Settings
@@ -117,6 +117,7 @@ class Nodes:
         wanted = [path for path in mask.split(",") if path]
         if not wanted or not set(wanted) <= _MASK:
             raise invalid("update_mask", f"Invalid update mask '{mask}': supported are {', '.join(sorted(_MASK))}")
+        check_labels(given.get("labels", {}))
         for path in wanted:
             if path == "network_config.enable_external_ips":
                 network = node.given.get("networkConfig", {})
@@ -147,19 +148,22 @@ class Nodes:
     def guest_attributes(self, name: str, workers: list[str], path: str) -> Json:
         """Of these workers, or of all; below a path, as "hostkeys/"."""
         node = self.get(name)
-        wanted = [int(worker) for worker in workers if worker] or range(len(node.hosts))
+        known = [str(worker) for worker in range(len(node.hosts))]
+        wanted = [worker for worker in workers if worker] or known  # gcloud asks for [""]
         for worker in wanted:
-            if worker >= len(node.hosts):
+            if worker not in known:
                 raise invalid("worker_ids", f"Invalid worker id {worker}")
-        return {"guestAttributes": [node.guest_attributes(worker, path) for worker in wanted]}
+        return {"guestAttributes": [node.guest_attributes(int(worker), path) for worker in wanted]}
 
     # What befalls it
 
-    def preempt(self, node: Node, grace: float, vanish: bool, then: Callable[[], None] = lambda: None) -> None:
+    def preempt(self, node: Node, grace: float, vanish: bool) -> None:
         """The notice, SIGTERM, and after `grace` seconds no power; none of a notice where that is 0.
 
-        With `vanish` nothing is left of the node but what a queued resource says.
+        With `vanish` nothing is left of the node but what a queued resource says. One that is being deleted just goes.
         """
+        if node.state == "DELETING":
+            return
         node.preempted = grace > 0
         self.metadata_changed(node)
 
@@ -168,7 +172,6 @@ class Nodes:
                 self._remove(node)
             else:
                 self._enter(node, "PREEMPTED")
-            then()
 
         if self._settings.preempted_at_notice or not grace or node.state == "CREATING":
             self._enter(node, "PREEMPTED")
@@ -180,8 +183,9 @@ class Nodes:
         self.metadata_changed(node)
 
         def begin() -> None:
-            node.health = "UNHEALTHY_MAINTENANCE"
-            self._shut_down(node, "REPAIRING", lambda: self._boot(node))
+            if self._there(node) and node.state == "READY":
+                node.health = "UNHEALTHY_MAINTENANCE"
+                self._shut_down(node, "REPAIRING", lambda: self._boot(node))
 
         self._timers.after(warning, begin)
 
@@ -254,14 +258,16 @@ class Nodes:
         self._power_down(node, self._settings.grace_seconds, then)
 
     def _power_down(self, node: Node, grace: float, then: Callable[[], None]) -> None:
-        """The power button, the power, then this; nothing more for a node that is deleted meanwhile."""
+        """The power button, the power, then this; but for a node that is deleted, or goes down anew, meanwhile."""
         self._abandon(node)
+        node.falls += 1
+        fall = node.falls
         if grace:
             for host in node.hosts:
                 self._hosts.shut_down(host.number)
 
         def off() -> None:
-            if self._all.get(node.name) is node and node.state != "DELETING":
+            if self._there(node) and node.state != "DELETING" and node.falls == fall:
                 for host in node.hosts:
                     host.up = False
                     self._hosts.power_off(host.number)
@@ -270,17 +276,22 @@ class Nodes:
         self._timers.after(grace, off)
 
     def _remove(self, node: Node, error: ApiError | None = None) -> None:
-        """With the error that its creation came to."""
+        """With the error that its creation came to. Does nothing twice: its hosts' numbers may be another's by then."""
+        if not self._there(node):
+            return
         if node.operation and error:
             self._operations.fail(node.operation, error)
         node.failed = error
         for host in node.hosts:
             host.up = False
             self._hosts.erase(host.number)
-        if self._all.get(node.name) is node:
-            del self._all[node.name]
+        del self._all[node.name]
         self._market.let_go(node.name)
         self.changed(node)
+
+    def _there(self, node: Node) -> bool:
+        """Not another of the same name."""
+        return self._all.get(node.name) is node
 
     def _enter(self, node: Node, state: str) -> None:
         node.state = state

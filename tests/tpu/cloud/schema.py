@@ -86,14 +86,24 @@ def states(schema: str) -> tuple[str, ...]:
 
 def call(verb: str, path: str, query: Mapping[str, str], body: object) -> Call:
     """Raises ApiError where the API has no such call, or not with these parameters and fields."""
+    if (found := _find(verb, path)) is None:
+        raise ApiError("NOT_FOUND", f"The requested URL {path} was not found on this server.")
+    method, parts = found
+    project, location = parts.pop("projects"), parts.pop("locations", "-")
+    return Call(method, project, location, next(iter(parts.values()), ""), _query(method, query), _body(method, body))
+
+
+def method_id(verb: str, path: str) -> str:
+    """As "nodes.create"; empty where the API has no such call."""
+    found = _find(verb, path)
+    return found[0].id if found else ""
+
+
+def _find(verb: str, path: str) -> tuple[Method, dict[str, str]] | None:
     for method in methods():
         if method.verb == verb and (found := method.path.fullmatch(path)):
-            parts = found.groupdict()
-            project, location = parts.pop("projects"), parts.pop("locations", "-")
-            return Call(
-                method, project, location, next(iter(parts.values()), ""), _query(method, query), _body(method, body)
-            )
-    raise ApiError("NOT_FOUND", f"The requested URL {path} was not found on this server.")
+            return method, found.groupdict()
+    return None
 
 
 def _query(method: Method, given: Mapping[str, str]) -> Json:

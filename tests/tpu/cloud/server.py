@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from machines import network
 
-from tpu.cloud import metadata, metadata_server, world
+from tpu.cloud import metadata, metadata_server, schema, world
 from tpu.cloud.hosts import Hosts, NoHosts
 from tpu.cloud.layout import FAKE, ORDER, PORT, Addresses, Layout
 from tpu.cloud.namespaces import Namespaces
@@ -27,16 +28,15 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, address: tuple[str, int], settings: Settings, requests: TextIO) -> None:
+    def __init__(
+        self, address: tuple[str, int], settings: Settings, requests: TextIO, hosts: Callable[["Server"], Hosts]
+    ) -> None:
         super().__init__(address, _Handler)
         self.settings = settings
         self.changed = threading.Condition()
         """Held by whoever looks at the world or changes it."""
         self._requests = requests
-        self.world = World(settings, NoHosts(), time.time)
-
-    def put_behind(self, hosts: Hosts) -> None:
-        self.world = World(self.settings, hosts, time.time)
+        self.world = World(settings, hosts(self), time.time)
 
     def keep_time(self) -> None:
         """What is due happens, for ever."""
@@ -94,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = answer  # noqa: N815 - the names are the base class's
 
     def _call(self, server: Server, path: str, query: dict[str, str], body: bytes) -> None:
-        said: Json = {"time": time.time(), "verb": self.command, "path": path, "query": query, "method": ""}
+        said: Json = {"time": time.time(), "verb": self.command, "path": path, "query": query}
+        said["method"] = schema.method_id(self.command, path)
         said |= {"user_agent": self.headers.get("User-Agent", ""), "authorized": "Authorization" in self.headers}
         try:
             said["body"] = json.loads(body) if body else None
@@ -112,9 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
 
     def _outcome(self, server: Server, said: Json) -> tuple[int | None, Json]:
-        """The status of the answer and its body; no status where there is to be no answer. `said` gets its method."""
+        """The status of the answer and its body; no status where there is to be no answer."""
         try:
-            said["method"], answer = _answer(server, said, self.headers.get("Authorization"))
+            return 200, _answer(server, said, self.headers.get("Authorization"))
         except ApiError as error:
             return error.http, error.body
         except ConnectionLost:
@@ -122,7 +123,6 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:
             traceback.print_exc()
             return 500, ApiError("INTERNAL", f"the fake is broken, see its log: {error!r}").body
-        return 200, answer
 
     def _send(self, status: int, answer: Json) -> None:
         body = json.dumps(answer).encode()
@@ -136,14 +136,14 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-def _answer(server: Server, said: Json, authorization: str | None) -> tuple[str, Json]:
-    """The id of the method, and its answer. Raises what World.call raises."""
+def _answer(server: Server, said: Json, authorization: str | None) -> Json:
+    """Raises what World.call raises."""
     # What gcloud asks of Compute Engine before it uses ssh.
     if (said["verb"], said["path"]) == ("GET", f"/compute/v1/projects/{server.settings.project}"):
         server.world.gate.check_token(authorization)
         items = [{"key": key, "value": value} for key, value in server.world.nodes.project_attributes.items()]
         common = {"kind": "compute#metadata", "fingerprint": "ZmFrZQ==", "items": items}
-        return "", {"kind": "compute#project", "name": server.settings.project, "commonInstanceMetadata": common}
+        return {"kind": "compute#project", "name": server.settings.project, "commonInstanceMetadata": common}
     return server.world.call(said["verb"], said["path"], said["query"], said["body"], authorization)
 
 
@@ -165,14 +165,18 @@ def main(folder: Path) -> None:
     settings = Settings.from_json(layout.settings.read_text())
     with layout.requests.open("a") as requests:
         if settings.hosts == "none":
-            server = Server(("127.0.0.1", 0), settings, requests)
+            server = Server(("127.0.0.1", 0), settings, requests, lambda server: NoHosts())
         else:
             found = network.network_of(layout)
             assert found, "the network is made before"
             addresses = Addresses(found)
-            server = Server((addresses.own[0], PORT), settings, requests)
-            server.put_behind(
-                Namespaces(layout, addresses, settings.shared, server.changed, server.token, settings.token_seconds)
+            server = Server(
+                (addresses.own[0], PORT),
+                settings,
+                requests,
+                lambda server: Namespaces(
+                    layout, addresses, settings.shared, server.changed, server.token, settings.token_seconds
+                ),
             )
         threading.Thread(target=server.keep_time, daemon=True).start()
         url = f"http://{server.server_address[0]!s}:{server.server_port}"

@@ -32,20 +32,18 @@ class World:
         self._queue = Queue(settings, self.timers, operations, self._market, self.nodes)
         self._api = Api(operations, self.nodes, self._queue)
 
-    def call(
-        self, verb: str, path: str, query: Mapping[str, str], body: object, authorization: str | None
-    ) -> tuple[str, Json]:
-        """A call of the API: the id of its method, and its answer. Raises ApiError, and ConnectionLost."""
+    def call(self, verb: str, path: str, query: Mapping[str, str], body: object, authorization: str | None) -> Json:
+        """What a call of the API answers. Raises ApiError, and ConnectionLost."""
         self.gate.check_token(authorization)
         call = schema.call(verb, path, query, body)
         self.gate.check(call)
         fault = self.gate.fault(call)
         if fault is None:
-            return call.method.id, self._api.answer(call)
+            return self._api.answer(call)
         if fault.how == "refuse":
             raise fault.error
         if fault.how == "fail":
-            return call.method.id, self._api.answer(call, fault.error)
+            return self._api.answer(call, fault.error)
         if fault.how == "lose-answer":
             self._api.answer(call)
         raise ConnectionLost
