@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from tpu.cloud.packages import NEEDED
 
 STATE = state_folder() / "tests"
 GRACE_S = 3.0
-SETTINGS = Settings(create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, grace_seconds=GRACE_S)
+# Hosts run this Python, and what is installed for it.
+PYTHON = {folder for folder in (sys.prefix, sys.base_prefix) if not folder.startswith("/usr")}
+SETTINGS = Settings(
+    create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, grace_seconds=GRACE_S, shared=tuple(sorted(PYTHON))
+)
 ALONE = Settings(hosts="none", create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, operation_seconds=0.05)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,10 +74,15 @@ def test_each_host_is_a_machine_of_its_own(steady: Slice) -> None:
 
 
 def test_files_of_this_machine_are_not_there(steady: Slice) -> None:
-    assert steady.run(0, f"ls {REPOSITORY}").returncode != 0
+    assert steady.run(0, f"ls {REPOSITORY}/pyproject.toml").returncode != 0
     assert steady.run(0, "touch /usr/mine", user=USER).returncode != 0
     assert "Read-only" in steady.root(0, "touch /usr/mine 2>&1 || true")
     assert steady.ssh(0, "ls /dev").count("accel") == 4
+
+
+def test_what_is_shared_can_be_used_and_not_written_to(steady: Slice) -> None:
+    assert steady.ssh(0, f"{sys.executable} -c 'import pytest; print(pytest.__name__)'") == "pytest\n"
+    assert "Read-only" in steady.root(0, f"touch {sys.prefix}/mine 2>&1 || true")
 
 
 def test_files_are_copied_by_sftp(steady: Slice, tmp_path: Path) -> None:
