@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from machines import network, processes
 
-from slurm.cluster import Cluster, ClusterError, Settings, network, processes
+from slurm.cluster import Cluster, ClusterError, Settings
 from slurm.cluster.cgroups import ROOT
 
 pytestmark = pytest.mark.slurm

@@ -5,8 +5,10 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from slurm.cluster import Client, ClusterError, Settings, client, command_line, configuration, processes
-from slurm.cluster.layout import Addresses, Layout, networks_for
+from machines import processes
+from machines.lab import networks_for
+from slurm.cluster import Client, ClusterError, Settings, client, command_line, configuration
+from slurm.cluster.layout import Addresses, Layout
 
 GOLDEN = Path(__file__).with_name("golden") / "slurm"
 LAYOUT = Layout("lab", Path("/state/lab"))

@@ -3,8 +3,9 @@
 from contextlib import suppress
 from pathlib import Path
 
+from machines.processes import until
+
 from slurm.cluster.errors import ClusterError
-from slurm.cluster.processes import until
 
 ROOT = Path("/sys/fs/cgroup")
 _V1_CONTROLLERS = ("freezer", "memory")

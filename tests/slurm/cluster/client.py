@@ -5,8 +5,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from machines.shell import output
+
 from slurm.cluster.errors import ClusterError
-from slurm.cluster.shell import output
 
 _ENDED = frozenset({"CANCELLED", "COMPLETED", "FAILED", "OUT_OF_MEMORY", "TIMEOUT"})
 _SETTLES_S = 3.0

@@ -4,17 +4,21 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from slurm.cluster import cgroups, configuration, database, network, packages, processes
+from machines import network, processes
+from machines.locks import folder_of_its_own
+from machines.machine import end_all
+from machines.processes import until
+
+from slurm.cluster import cgroups, configuration, database, packages
 from slurm.cluster.client import Client
 from slurm.cluster.errors import ClusterError
 from slurm.cluster.layout import CONTROLLER, Addresses, Layout
-from slurm.cluster.machine import Machine, end_all
-from slurm.cluster.processes import until
+from slurm.cluster.machine import Machine
 from slurm.cluster.settings import Settings
 
 _NULL = os.makedev(1, 3)
@@ -41,9 +45,9 @@ class Cluster(Client):
         """Bring up what is missing of it; `lap` hears of each part that is there. Without settings: those that it had
         the last time, else the defaults. Raises ClusterError when it is up with others.
         """
-        packages.install()
+        packages.NEEDED.install()
         lap("packages")
-        with self._locked():
+        with folder_of_its_own(self.layout.folder):
             self._prepare(self._settings_for(settings))
             lap("configuration and network")
             controller = self._controller()
@@ -62,7 +66,7 @@ class Cluster(Client):
 
     def down(self, wipe: bool = False) -> None:
         """Nothing is left of it but its folder; with `wipe`, not that either. It need not be up, nor whole."""
-        with self._locked():
+        with folder_of_its_own(self.layout.folder):
             if not wipe:
                 self._stop_in_order()
             end_all(self.layout)
@@ -158,16 +162,6 @@ class Cluster(Client):
 
     # How it comes up
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One at a time comes up or goes down. The folder itself is the lock, so that none is left behind."""
-        while True:
-            self.layout.folder.mkdir(parents=True, exist_ok=True)
-            with network.locked(self.layout.folder) as held:
-                if self.layout.folder.exists() and held == self.layout.folder.stat().st_ino:
-                    yield
-                    return
-
     def _settings_for(self, wanted: Settings | None) -> Settings:
         if not self.layout.settings.exists():
             return wanted or Settings()
@@ -192,7 +186,7 @@ class Cluster(Client):
         for number in range(settings.gpus):
             if not self.layout.gpu(number).exists():
                 os.mknod(self.layout.gpu(number), 0o666 | stat.S_IFCHR, _NULL)
-        addresses = network.make_bridge(self.layout)
+        addresses = Addresses(network.make_bridge(self.layout))
         groups = cgroups.version() if settings.proctrack == "cgroup" else None
         texts = configuration.files(self.layout, settings, addresses, packages.slurm_version(), groups)
         for path, text in texts.items():
@@ -202,9 +196,9 @@ class Cluster(Client):
             path.chmod(0o644)
 
     def _addresses(self) -> Addresses:
-        if (addresses := network.addresses_of(self.layout)) is None:
+        if (found := network.network_of(self.layout)) is None:
             raise ClusterError(f"cluster {self.layout.name!r} is down; `scripts/slurm-cluster up` brings it up")
-        return addresses
+        return Addresses(found)
 
     def _controller(self) -> Machine:
         return Machine(self.layout, CONTROLLER, self._addresses().controller, None, self._shared())

@@ -6,14 +6,14 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+
+from machines.settings import add_options, chosen
 
 from slurm.cluster.cluster import Cluster, state_folder
 from slurm.cluster.database import cache_folder
 from slurm.cluster.errors import ClusterError
-from slurm.cluster.settings import Proctrack, Settings
+from slurm.cluster.settings import Settings
 
 DESCRIPTION = f"""\
 A real Slurm cluster on this machine, to test on: slurmctld, slurmdbd with MariaDB, and nodes n1, n2, ... with a slurmd
@@ -41,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--name", default="lab", help="of the cluster, up to 7 letters and digits (default: lab)")
     top.add_argument("--state", type=Path, default=state_folder(), help="folder above the cluster's own")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_up(verbs.add_parser("up", help="bring up what is missing; with what it was up with, where nothing is said"))
+    up = verbs.add_parser("up", help="bring up what is missing; with what it was up with, where nothing is said")
+    add_options(up, Settings, _MEANING)
     down = verbs.add_parser("down", help="end all of it, be it whole or not; jobs and accounting are kept")
     down.add_argument("--wipe", action="store_true", help="keep nothing")
     verbs.add_parser("status", help="machines, daemons, nodes as Slurm sees them")
@@ -81,32 +82,13 @@ _MEANING = {
     "cred_expire_seconds": "a requeued job may start again after this and one second more",
     "send_user_signal": "preempted jobs get the signal of their --signal",
     "requeue": "JobRequeue: jobs are requeued unless they say --no-requeue",
+    "shared": "a folder under /tmp that nodes see too (may be repeated)",
 }
-
-
-def _add_up(up: argparse.ArgumentParser) -> None:
-    """An option for each setting, which is set only where it is given."""
-    for field in fields(Settings):
-        option = "--" + field.name.replace("_", "-")
-        if field.name == "shared":
-            up.add_argument("--share", dest="shared", action="append", default=argparse.SUPPRESS, metavar="DIR")
-            up._actions[-1].help = "a folder under /tmp that nodes see too (may be repeated)"
-            continue
-        help_text = f"{_MEANING[field.name]} (default: {field.default})"
-        if isinstance(field.default, bool):
-            up.add_argument(option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text)
-        elif field.name == "proctrack":
-            up.add_argument(option, choices=get_args(Proctrack), default=argparse.SUPPRESS, help=help_text)
-        else:
-            up.add_argument(option, type=int, default=argparse.SUPPRESS, metavar="N", help=help_text)
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings | None:
     """None when nothing was chosen."""
-    chosen = {field.name: getattr(arguments, field.name) for field in fields(Settings) if field.name in arguments}
-    if "shared" in chosen:
-        chosen["shared"] = tuple(chosen["shared"])
-    return Settings(**chosen) if chosen else None
+    return chosen(arguments, Settings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

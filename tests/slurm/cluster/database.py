@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from machines.processes import until
+from machines.shell import output
+
 from slurm.cluster.configuration import DATABASE, DATABASE_USER
 from slurm.cluster.errors import ClusterError
 from slurm.cluster.layout import Layout
 from slurm.cluster.machine import Machine
 from slurm.cluster.packages import slurm_version
-from slurm.cluster.processes import until
-from slurm.cluster.shell import output
 
 # A cluster for tests: what the last second before a power cut wrote may be lost.
 _CARELESS = (

@@ -1,5 +1,5 @@
-"""What goes wrong with a cluster."""
+"""What goes wrong with a cluster. The failure of one of its machines is its own: callers need not tell them apart."""
 
+from machines.errors import MachineError as ClusterError
 
-class ClusterError(Exception):
-    """Says what is wrong and what to do next."""
+__all__ = ["ClusterError"]

@@ -1,37 +1,32 @@
 """Every name, address and path of a cluster, so that two of them never meet."""
 
 import re
-import zlib
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import ClassVar
+
+from machines.lab import Lab, own_address
 
 from slurm.cluster.errors import ClusterError
 
 CONTROLLER = "ctl"
 
-# Set aside for tests of networks (RFC 2544): no site and no other tool routes them.
-_NETWORKS = tuple(IPv4Network("198.18.0.0/16").subnets(new_prefix=24))
 _FIRST_NODE = 11
-_LOGIN = 254
 
 _LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Lab):
     """Names and paths. `folder` is the cluster's own."""
 
-    name: str
-    folder: Path
+    kind: ClassVar[str] = "sc"
+    variable: ClassVar[str] = "SLURM_CLUSTER_MACHINE"
 
     def __post_init__(self) -> None:
-        # An interface's name has 15 characters, and "sc-", "-n200" belong to us.
-        if not re.fullmatch(r"[a-z][a-z0-9]{0,6}", self.name):
-            raise ClusterError(
-                f"the cluster's name is {self.name!r}; take up to 7 lower-case letters and digits, a letter first"
-            )
+        super().__post_init__()
         if re.search(r"[\s#,=\[\]]", str(self.folder)):
             raise ClusterError(f"{self.folder} cannot stand in slurm.conf; take a --state without blanks and []#,=")
         if len(str(self.munge_socket)) > _LONGEST_SOCKET:
@@ -40,10 +35,6 @@ class Layout:
     @property
     def etc(self) -> Path:
         return self.folder / "etc"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log"
 
     @property
     def run(self) -> Path:
@@ -87,20 +78,8 @@ class Layout:
         return self.folder / f"dev/nvidia{number}"
 
     @property
-    def bridge(self) -> str:
-        return f"sc-{self.name}"
-
-    def interface(self, machine: str) -> str:
-        """The login node's end of a machine's cable."""
-        return f"sc-{self.name}-{machine}"
-
-    @property
     def cgroup(self) -> str:
         return f"slurm-cluster-{self.name}"
-
-    def mark(self, machine: str = "") -> str:
-        """Stands in the environment of the processes that hold a machine; without one, the beginning of all marks."""
-        return f"SLURM_CLUSTER_MACHINE={self.folder}:{machine}"
 
 
 @dataclass(frozen=True)
@@ -115,16 +94,10 @@ class Addresses:
 
     @property
     def login(self) -> str:
-        return str(self.network[_LOGIN])
+        return own_address(self.network)
 
     def node(self, name: str) -> str:
         return str(self.network[_FIRST_NODE + int(name.removeprefix("n")) - 1])
 
     def of(self, machine: str) -> str:
         return self.controller if machine == CONTROLLER else self.node(machine)
-
-
-def networks_for(name: str) -> tuple[IPv4Network, ...]:
-    """All that a cluster may take, in the order in which it tries them: by its name, so that it is mostly the same."""
-    first = zlib.crc32(name.encode()) % len(_NETWORKS)
-    return _NETWORKS[first:] + _NETWORKS[:first]

@@ -1,8 +1,9 @@
 """What can be chosen about a cluster, written down when it comes up."""
 
-import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Literal
+
+from machines.settings import Chosen
 
 from slurm.cluster.errors import ClusterError
 
@@ -16,7 +17,7 @@ LEAST_CRED_EXPIRE_S = 5
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Chosen):
     """Sizes are what nodes advertise; the machine need not have them."""
 
     nodes: int = 4
@@ -55,21 +56,3 @@ class Settings:
     @property
     def node_names(self) -> tuple[str, ...]:
         return tuple(f"n{number}" for number in range(1, self.nodes + 1))
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Raises ClusterError where another version of this file wrote it."""
-        given: dict[str, Any] = json.loads(text)
-        if given.keys() != {field.name for field in fields(cls)}:
-            raise ClusterError("its settings are of another version; remove it with `down --wipe`, then `up`")
-        return cls(**{**given, "shared": tuple(given["shared"])})
-
-    def differences(self, other: "Settings") -> list[str]:
-        return [
-            f"{field.name}: {getattr(self, field.name)} -> {getattr(other, field.name)}"
-            for field in fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
-        ]

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slurm.cluster.errors import ClusterError
+from machines.errors import MachineError
 
 
 def output(
@@ -18,7 +18,7 @@ def output(
 ) -> str:
     """What a program prints. `env` is added to this process's.
 
-    Raises ClusterError when it fails, is not there, or takes longer than that: with nodes down some wait for ever.
+    Raises MachineError when it fails, is not there, or takes longer than that: with nodes down some wait for ever.
     """
     words = [str(word) for word in argv]
     try:
@@ -33,12 +33,10 @@ def output(
             cwd=cwd,
         )
     except FileNotFoundError as error:
-        raise ClusterError(
-            f"{words[0]} is not installed; `scripts/slurm-cluster up` installs what is missing"
-        ) from error
+        raise MachineError(f"{words[0]} is not installed; `up` installs what is missing") from error
     except subprocess.TimeoutExpired as error:
-        raise ClusterError(f"no answer after {seconds:.0f} s: {shlex.join(words)}") from error
+        raise MachineError(f"no answer after {seconds:.0f} s: {shlex.join(words)}") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()[-2000:]
-        raise ClusterError(f"exit code {done.returncode} of {shlex.join(words)}: {said}")
+        raise MachineError(f"exit code {done.returncode} of {shlex.join(words)}: {said}")
     return done.stdout

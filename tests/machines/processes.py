@@ -1,21 +1,22 @@
-"""Processes of this machine as /proc shows them, those inside of nodes included."""
+"""Processes of this machine as /proc shows them, those inside of machines included."""
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from slurm.cluster.errors import ClusterError
+from machines.errors import MachineError
 
 
 def until(condition: Callable[[], bool], seconds: float, awaited: str, every: float = 0.05) -> None:
-    """Raises ClusterError, which names what was awaited, when it has not come by then."""
+    """Raises MachineError, which names what was awaited, when it has not come by then."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise ClusterError(f"waited {seconds:.0f} s for {awaited}")
+            raise MachineError(f"waited {seconds:.0f} s for {awaited}")
         time.sleep(every)
 
 
@@ -76,6 +77,14 @@ def program(pid: int) -> str:
 def kill(those: Iterable[int]) -> None:
     """SIGKILL, and wait until they are gone."""
     _end(those, signal.SIGKILL, seconds=10)
+
+
+def kill_held(descriptor: int) -> None:
+    """SIGKILL to the process of os.pidfd_open, which may have ended already, and wait until it is gone."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    if not select.select([descriptor], [], [], 10)[0]:
+        raise MachineError("waited 10 s for the end of a process")
 
 
 def terminate(those: Iterable[int]) -> None:

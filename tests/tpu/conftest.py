@@ -1,0 +1,77 @@
+"""A cloud with hosts for all tests of this folder, and one that is an API alone, which takes no root."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tpu.cloud import Cloud, Settings
+from tpu.cloud.cloud import state_folder
+from tpu.cloud.packages import NEEDED
+
+STATE = state_folder() / "tests"
+GRACE_S = 3.0
+# Hosts run this Python, and what is installed for it.
+PYTHON = {folder for folder in (sys.prefix, sys.base_prefix) if not folder.startswith("/usr")}
+SETTINGS = Settings(
+    create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, grace_seconds=GRACE_S, shared=tuple(sorted(PYTHON))
+)
+ALONE = Settings(hosts="none", create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, operation_seconds=0.05)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.tpu)
+
+
+@pytest.fixture(scope="session")
+def possible() -> None:
+    """Hosts take root, and an sshd."""
+    if reason := NEEDED.obstacle():
+        said = f"NOT TESTED: hosts of a fake Cloud TPU; {reason}"
+        if "CI" in os.environ:
+            pytest.fail(said)
+        pytest.skip(said)
+
+
+@pytest.fixture(scope="session")
+def make(possible: None) -> Callable[[str], Cloud]:
+    """A cloud of this session by a letter. What a session that was killed has left is cleared away first."""
+    for folder in STATE.glob("[abc]*"):
+        if not Path(f"/proc/{int(folder.name[1:], 16)}").exists():
+            Cloud(folder.name, STATE).down(wipe=True)
+    return lambda letter: Cloud(f"{letter}{os.getpid():x}", STATE)
+
+
+@pytest.fixture(scope="session")
+def cloud(make: Callable[[str], Cloud]) -> Iterator[Cloud]:
+    """With hosts."""
+    one = make("a")
+    try:
+        one.up(SETTINGS)
+        yield one
+    finally:
+        one.down(wipe=True)
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Cloud]:
+    """Without."""
+    one = Cloud("api", tmp_path)
+    try:
+        one.up(ALONE)
+        yield one
+    finally:
+        one.down(wipe=True)
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private key; its public one is beside it."""
+    path = tmp_path_factory.mktemp("key") / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tests", "-f", path], check=True)
+    return path
