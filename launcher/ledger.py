@@ -46,6 +46,8 @@ class Submitting:
     target: str
     exclude: tuple[str, ...] = ()
     """Hosts that it is not to run on."""
+    cells: tuple[int, ...] = ()
+    """Of a sweep: which of its runs, by the order of the array's elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +213,8 @@ class Submission:
     """Seconds since 1970."""
     job: str | None = None
     """None: nobody has written down whether the scheduler took it."""
+    cells: tuple[int, ...] = ()
+    """As in Submitting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +267,7 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
         case Driving():
             return replace(state, driver=event.driver)
         case Submitting():
-            submission = Submission(number=event.submission, at=at)
+            submission = Submission(number=event.submission, at=at, cells=event.cells)
             return replace(state, submission=submission, submissions=event.submission)
         case Submitted():
             now = state.submission

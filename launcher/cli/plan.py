@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def plan(args: argparse.Namespace) -> int:
         digest = digest_of(sources)
         record = replace(record, code=describe(sources, digest, record.import_path, record.workdir, diff=False))
     planned = backend_of(record).plan(run_dir, record, spec, 1)
-    batch = _script(record, spec, run_dir) if record.site else None
+    batch = _script(record, runs, run_dir) if record.site else None
     if args.json:
         body = {"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]}
         print_json({**body, "script": batch, "starts": _starts(batch) if batch else None})
@@ -97,10 +97,14 @@ def _starts(batch: str) -> str:
     return f"about {clock(at)}, as Slurm estimates now" if at else "unknown: Slurm gives no estimate"
 
 
-def _script(record: Record, spec: JobSpec, run_dir: str) -> str:
+def _script(record: Record, runs: Sequence[JobSpec], run_dir: str) -> str:
+    """That of the first job; of a sweep, of the first array."""
+    from launcher.backends.slurm.arrays import Due, Element, together
     from launcher.backends.slurm.submission import script_text
+    from launcher.cli.arrays import longest
 
-    return script_text(record, spec, run_dir)
+    due = (Due(Element(index, 1), one.model_dump(mode="json", exclude_unset=True)) for index, one in enumerate(runs))
+    return script_text(record, runs[0], run_dir, array=len(together(due, longest(record))[0]))
 
 
 def _when(policy: Checkpoint) -> str:

@@ -65,7 +65,7 @@ EVERYTHING = spec_of(
     [
         ("sbatch-least", lambda: script(spec_of())),
         ("sbatch-everything", lambda: script(EVERYTHING, exclude=["n8", "n7"])),
-        ("sbatch-again", lambda: script(EVERYTHING, singleton=True)),
+        ("sbatch-again", lambda: script(EVERYTHING, after="24_3")),
         ("sbatch-typed-gpus", lambda: script(spec_of(resources={"gpus_per_node": 4}, gres="gpu:a100:4"))),
         ("sbatch-hostile", lambda: script(spec_of(partition=HOSTILE, modules=[HOSTILE], conda=HOSTILE))),
     ],

@@ -31,7 +31,7 @@ class Start:
     """One start of a job."""
 
     job: str
-    """Raw id: that of an array's element is its own."""
+    """Its id; of an array's element `<array>_<task>`: the raw id of one of them means them all."""
     restarts: int
     """How often Slurm had started it before."""
     hosts: tuple[str, ...]
@@ -43,8 +43,9 @@ class Start:
 
 def this_start(env: Mapping[str, str] = os.environ) -> Start:
     """That which this process is part of. Raises KeyError outside of a job."""
+    in_array = "SLURM_ARRAY_JOB_ID" in env
     return Start(
-        job=env["SLURM_JOB_ID"],
+        job=f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if in_array else env["SLURM_JOB_ID"],
         restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
         hosts=expand_hosts(env["SLURM_JOB_NODELIST"]),
     )
@@ -110,7 +111,7 @@ class JobAllocation:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                commands.requeue(commands.show_job(self._start.job).name)
+                commands.requeue(self._start.job)
                 self._exclude(run.ledger.refresh().excluded)
                 return
             except SlurmError as refused:

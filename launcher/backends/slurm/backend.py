@@ -20,7 +20,7 @@ from launcher.diagnosis import attempt_cause
 from launcher.elastic import check_size
 from launcher.errors import UsageError
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run, attempt_folder, failures, log_path, progress_path
+from launcher.run import Record, Run, attempt_folder, code_home, failures, log_path, progress_path
 from launcher.spec import JobSpec
 
 ENDS_S = 10.0
@@ -73,6 +73,8 @@ class SlurmBackend:
             "PYTHONPATH": os.pathsep.join(code_path(record, run_dir)),
         }
         folder = workdir(record, run_dir)
+        shared = [code_home(run_dir, record.code)] if record.code and record.code.shared else []
+        mounts = (run_dir, *shared)
         launch = script.srun(
             nodes=nodes,
             tasks_per_node=tasks,
@@ -80,7 +82,7 @@ class SlurmBackend:
             gpus_per_node=gpus or None,
             log=f"{run_dir}/{attempt_folder(attempt)}/logs/rank-%5t.log",
             name=_step_name(attempt),
-            extra=environment.srun_options(spec.slurm, mounts=(run_dir,), workdir=folder),
+            extra=environment.srun_options(spec.slurm, mounts=mounts, workdir=folder),
             argv=(),
         )
         ranks = (divmod(rank, tasks) for rank in range(nodes * tasks))
@@ -96,7 +98,7 @@ class SlurmBackend:
                 spec.slurm,
                 python=self._worker[0],
                 argv=self._worker[1:],
-                mounts=(run_dir,),
+                mounts=mounts,
                 workdir=folder,
                 gpus=bool(gpus),
             ),

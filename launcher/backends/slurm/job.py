@@ -5,7 +5,7 @@ Pure. tests/unit/recorded/slurm has what Slurm 22.05 said in each case that matt
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -49,6 +49,11 @@ class Job:
     """Whether it may be requeued."""
     comment: str
     partition: str
+
+
+def comment(run_id: str, number: int) -> str:
+    """By which the job of a submission, of a run or a sweep, is found again when nobody has written its id down."""
+    return f"launcher:{run_id}:{number}"
 
 
 class Ends(StrEnum):
@@ -176,6 +181,22 @@ def launch_failure(srun_log: str) -> str | None:
 def expand_hosts(hosts: str) -> tuple[str, ...]:
     """`n[1-2,05],login` one by one."""
     return tuple(host for one in re.findall(r"(?:[^\[,]|\[[^\]]*\])+", hosts) for host in _expand_host(one))
+
+
+def in_short(jobs: Iterable[str]) -> list[str]:
+    """Ids as scancel takes them, elements of one array together: `12_[0,3-5]`."""
+    tasks: dict[str, list[int]] = {}
+    for job in jobs:
+        array, _, task = job.partition("_")
+        tasks.setdefault(array, []).extend([int(task)] if task else [])
+    return [f"{array}_[{_ranges(sorted(numbers))}]" if numbers else array for array, numbers in tasks.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0,3-5` of ascending numbers."""
+    firsts = [one for one, before in zip(numbers, [None, *numbers], strict=False) if before is None or one > before + 1]
+    lasts = [one for one, then in zip(numbers, [*numbers[1:], None], strict=True) if then is None or one < then - 1]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(firsts, lasts, strict=True))
 
 
 def _expand_host(host: str) -> Iterator[str]:

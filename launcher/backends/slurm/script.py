@@ -44,17 +44,22 @@ def tasks_per_node(spec: JobSpec) -> int:
     return spec.resources.tasks_per_node or spec.resources.gpus_per_node or 1
 
 
+def ranks_of(spec: JobSpec) -> int:
+    """The world size."""
+    return spec.resources.nodes * tasks_per_node(spec)
+
+
 def sbatch_options(
-    spec: JobSpec, *, name: str, comment: str, exclude: Sequence[str] = (), singleton: bool = False
+    spec: JobSpec, *, name: str, comment: str, exclude: Sequence[str] = (), after: str | None = None
 ) -> dict[str, Any]:
     """Options of the job whose batch process is the supervisor.
 
     Args:
-        name: the job's, the same for each job of a run.
+        name: the job's: the run's id, or that of its sweep.
         comment: by which the job is found again.
         exclude: nodes to avoid, beside those of the spec.
-        singleton: start when no other job of this name is left. One has run then, hence what the spec's own dependency
-            asks for was met; asked again, Slurm would wait for ever for jobs that it has forgotten.
+        after: the job, or element of an array, whose end it waits for. That one has run, hence what the spec's own
+            dependency asks for was met; asked again, Slurm would wait for ever for jobs that it has forgotten.
     """
     slurm, resources = spec.slurm or Slurm(), spec.resources
     time_s = seconds(resources.time) if resources.time else None
@@ -77,7 +82,7 @@ def sbatch_options(
         "exclude": ",".join(dict.fromkeys([*slurm.exclude, *exclude])) or None,
         "nodelist": ",".join(slurm.nodelist) or None,
         "gres": slurm.gres,
-        "dependency": "singleton" if singleton else slurm.dependency,
+        "dependency": f"afterany:{after}" if after else slurm.dependency,
         "mail_type": slurm.mail_type,
         "mail_user": slurm.mail_user,
         "array_parallelism": slurm.array_parallelism,
