@@ -24,6 +24,7 @@ from launcher.target import Target
 
 SETTLED_S = 60.0
 """A submission that is younger may still be under way."""
+_ENDED = ("failed", "cancelled")
 _PATIENCE_S = 180.0
 """How long supervisors have to hear that their runs are cancelled, and to have the ranks leave."""
 
@@ -66,18 +67,18 @@ def submit_missing(sweep: Sweep, terminal: Terminal, *, failed: bool = False) ->
     """
     state = sweep.ledger.refresh()
     if state.version == 0:
-        due, version = [Due(Element(cell.index, 1), vary(sweep.record.spec, cell.values)) for cell in sweep.cells], 0
+        left, version = [cell.index for cell in sweep.cells], 0
     else:
         seen = _look(sweep)
         found = lines(sweep, lambda: {index: one.id for index, one in seen.there.items()})
-        wanted = unfinished(failed=failed)
-        left = [one["index"] for one in found if one["state"] in wanted and one["job"] not in seen.jobs]
+        wanted = [one for one in found if one["state"] in unfinished(failed=failed)]
+        # What is left of the job of a run that has ended is nothing to wait for.
+        left = [one["index"] for one in wanted if one["state"] in _ENDED or one["job"] not in seen.jobs]
         if not left:
             terminal.line(f"{sweep.id}: nothing is missing; {len(seen.there)} run(s) wait for their jobs or have them")
             return
         version = _appended(sweep, ResumeRequested(by=who()), seen.version).version
-        due = [_due(sweep, index) for index in left]
-    _submit(sweep, due, version, terminal)
+    _submit(sweep, left, version, terminal)
 
 
 def _look(sweep: Sweep) -> _Seen:
@@ -137,18 +138,18 @@ def reconciled(sweep: Sweep, queue: Iterable[Queued]) -> str:
     return "; ".join(said)
 
 
-def _due(sweep: Sweep, index: int) -> Due:
-    run = sweep.cell(index)
-    if run is None:
-        return Due(Element(index, 1), vary(sweep.record.spec, sweep.cells[index].values))
-    return Due(Element(index, run.ledger.refresh().submissions + 1), run.now.spec)
-
-
-def _submit(sweep: Sweep, due: list[Due], version: int, terminal: Terminal) -> None:
+def _submit(sweep: Sweep, left: list[int], version: int, terminal: Terminal) -> None:
+    begun = {index: run for index in left if (run := sweep.cell(index))}
+    due = [
+        Due(Element(index, begun[index].ledger.refresh().submissions + 1), begun[index].now.spec)
+        if index in begun
+        else Due(Element(index, 1), vary(sweep.record.spec, sweep.cells[index].values))
+        for index in left
+    ]
     done = 0
     for array in together(due, longest(sweep.record)):
-        begun = {one.element: run for one in array if (run := sweep.cell(one.element.cell))}
-        elements = [one.element for one in array if one.element not in begun or _asked(begun[one.element], one.element)]
+        elements = [one.element for one in array]
+        elements = [one for one in elements if one.cell not in begun or _asked(begun[one.cell], one)]
         if not elements:
             continue
         try:
@@ -165,7 +166,7 @@ def _submit(sweep: Sweep, due: list[Due], version: int, terminal: Terminal) -> N
         done += len(elements)
         terminal.line(f"  submitted as job {job}: {len(elements)} run(s)")
         for element, name in zip(elements, elements_of(job, len(elements)), strict=True):
-            if run := begun.get(element):
+            if run := begun.get(element.cell):
                 _written_down(run, Submitted(submission=element.submission, job=name))
         state = sweep.ledger.refresh()
         version = state.version
