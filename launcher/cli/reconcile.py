@@ -115,9 +115,12 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
         return ""
     young = time.time() - now.at < _SETTLED_S
     job = now.job or comments.get(comment(run.id, now.number))
+    # That of a run of a sweep was submitted for the sweep, or later for the run alone.
+    own, around = run.storage.root, split(run.storage.root)[0]
+    folder = around if job and payload_file(around, job).exists() else own
     if job in queue:
         assert job is not None
-        if any(payload_file(folder, job).exists() for folder in (run.storage.root, split(run.storage.root)[0])):
+        if payload_file(folder, job).exists():
             if now.job:
                 return ""
             run.ledger.append(Submitted(submission=now.number, job=job), after=state.version)
@@ -138,7 +141,7 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
             return f"{reason}, and the run with it"
         if ended not in _NOBODYS_WISH:
             known = f"ended as {ended}" if ended else "is gone, and Slurm does not know any more how it ended"
-            return f"job {job} {known}; see {run.storage.root}/{FOLDER}, then: launcher resume {run.id}"
+            return f"job {job} {known}; see {folder}/{FOLDER}, then: launcher resume {run.id}"
         again = f"job {job} ended as {ended}"
     spec = JobSpec.model_validate(run.now.spec)
     return f"{again}; submitted as job {submit(run, spec, after=state.version)}"
