@@ -1,30 +1,35 @@
 """Sweeps on Slurm: their runs are elements of job arrays, and begin when these start."""
 
 import getpass
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from launcher.address import below
 from launcher.backend import Plan
 from launcher.backends.slurm import commands
 from launcher.backends.slurm.arrays import MAX_ARRAY_SIZE, Due, Element, arrays_in, elements_of, in_queue, together
 from launcher.backends.slurm.backend import SlurmBackend
 from launcher.backends.slurm.commands import Queued, SlurmError
 from launcher.backends.slurm.job import comment
-from launcher.backends.slurm.submission import payload_file, submit_array
+from launcher.backends.slurm.submission import FOLDER, payload_file, submit_array
+from launcher.cli.common import damage_named
 from launcher.cli.place import distinct, who
 from launcher.cli.terminal import Terminal
 from launcher.errors import LauncherError, LedgerConflict, UsageError
 from launcher.ledger import CancelRequested, Event, ResumeRequested, RunEnded, RunState, Submitted, Submitting
 from launcher.overrides import vary
-from launcher.run import Record, Run
+from launcher.run import Record, Run, cell_folder
 from launcher.spec import JobSpec
+from launcher.storage import Unreachable
 from launcher.sweep import Sweep, lines, unfinished
 from launcher.target import Target
 
 SETTLED_S = 60.0
 """A submission that is younger may still be under way."""
 _ENDED = ("failed", "cancelled")
+_OVER = ("finished", *_ENDED)
 _PATIENCE_S = 180.0
 """How long supervisors have to hear that their runs are cancelled, and to have the ranks leave."""
 
@@ -109,7 +114,7 @@ def _able(sweep: Sweep, queue: Iterable[Queued]) -> tuple[dict[int, Queued], set
 def jobs_of_runs(sweep: Sweep, queue: Iterable[Queued]) -> dict[str, str]:
     """Elements for runs that have begun, by the comments that jobs of these runs would have."""
     there, _ = _able(sweep, queue)
-    begun = {index: run for index in there if (run := sweep.cell(index))}
+    begun, _ = begun_of(sweep, there)
     return {comment(run.id, run.ledger.refresh().submissions): there[index].id for index, run in begun.items()}
 
 
@@ -132,19 +137,40 @@ def reconciled(sweep: Sweep, queue: Iterable[Queued]) -> str:
         job = mine[0].id.partition("_")[0]
         sweep.ledger.append(Submitted(submission=now.number, job=job), after=state.version)
         said.append(f"job {job} is its own")
-    lost = sum(cell.index not in there and sweep.cell(cell.index) is None for cell in sweep.cells)
+    begun = {*sweep.storage.list("")}
+    lost = sum(cell.index not in there and cell_folder(cell.index) not in begun for cell in sweep.cells)
     if lost:
-        said.append(f"{lost} run(s) have not begun and have no job; launcher resume {sweep.id}")
+        where = f"see {sweep.storage.root}/{FOLDER}, then"
+        said.append(f"{lost} run(s) have not begun and have no job; {where}: launcher resume {sweep.id}")
     return "; ".join(said)
 
 
+def begun_of(sweep: Sweep, indices: Iterable[int]) -> tuple[dict[int, Run], set[int]]:
+    """Those of these runs that have begun, and which of them are damaged, which is said: they hold up no others."""
+    begun: dict[int, Run] = {}
+    damaged = set()
+    for index in indices:
+        try:
+            with damage_named(below(sweep.storage.root, cell_folder(index))):
+                if run := sweep.cell(index):
+                    run.ledger.refresh()
+                    begun[index] = run
+        except Unreachable:
+            raise
+        except LauncherError as error:
+            print(f"launcher: {error}", file=sys.stderr)
+            damaged.add(index)
+    return begun, damaged
+
+
 def _submit(sweep: Sweep, left: list[int], version: int, terminal: Terminal) -> None:
-    begun = {index: run for index in left if (run := sweep.cell(index))}
+    begun, damaged = begun_of(sweep, left)
     due = [
         Due(Element(index, begun[index].ledger.refresh().submissions + 1), begun[index].now.spec)
         if index in begun
         else Due(Element(index, 1), vary(sweep.record.spec, sweep.cells[index].values))
         for index in left
+        if index not in damaged
     ]
     done = 0
     for array in together(due, longest(sweep.record)):
@@ -220,14 +246,14 @@ def cancel(sweep: Sweep, *, checkpoint: bool) -> None:
     """
     asked = CancelRequested(by=who(), checkpoint=checkpoint)
     sweep.ledger.append_while(lambda state: None, asked)
-    left = [one["index"] for one in lines(sweep) if one["state"] in ("queued", "running", "stopped", "unknown")]
-    begun = {index: run for index in left if (run := sweep.cell(index))}
+    states = {one["index"]: one["state"] for one in lines(sweep)}
+    begun, _ = begun_of(sweep, (index for index, state in states.items() if state not in _OVER))
     for run in begun.values():
         if not run.ledger.refresh().cancelling:
             run.ledger.append_while(lambda state: None, asked)
     queue = {one.id: one for one in commands.queued(getpass.getuser())}
     elements = in_queue(sweep.id, arrays_in(sweep.ledger.records()), queue.values())
-    there = {index: one for index, one in elements.items() if index in begun or sweep.cell(index) is None}
+    there = {index: one for index, one in elements.items() if states[index] not in ("finished", "failed")}
     jobs = {index: _job(run) or (there[index].id if index in there else None) for index, run in begun.items()}
     hearing = {index for index, job in jobs.items() if job in queue and queue[job].state == "RUNNING"}
     commands.cancel(*(one.id for index, one in there.items() if index not in hearing))

@@ -8,7 +8,7 @@ holds for the arrays of a sweep, and for its runs once they have begun.
 import argparse
 import getpass
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -20,7 +20,7 @@ from launcher.ledger import RunEnded, RunState, Submitted
 from launcher.run import Run, entries
 from launcher.spec import JobSpec
 from launcher.status import living_driver
-from launcher.sweep import Cell, Sweep
+from launcher.sweep import Sweep
 
 _NOBODYS_WISH = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 """States of a job after which its run is brought back, when its supervisor could not do so itself."""
@@ -32,7 +32,8 @@ def reconcile(args: argparse.Namespace) -> int:
     found = [wanted(args)] if args.run else _all(args)
     sweeps = [one for one in found if isinstance(one, Sweep) and one.record.site is not None]
     runs = [one for one in found if isinstance(one, Run)]
-    runs += [run for sweep in sweeps for cell in sweep.cells if (run := _readable(sweep, cell))]
+    for sweep in sweeps:
+        runs += _begun(sweep)
     waiting = [run for run in runs if _waits(run.ledger.refresh())]
     done: list[dict[str, str]] = []
 
@@ -78,13 +79,10 @@ def _all(args: argparse.Namespace) -> list[Run | Sweep]:
     return found
 
 
-def _readable(sweep: Sweep, cell: Cell) -> Run | None:
-    """The run, if it has begun."""
-    with suppress(LauncherError), damage_named(sweep.storage.root):  # `status` says what is wrong with it
-        if run := sweep.cell(cell.index):
-            run.ledger.refresh()
-            return run
-    return None
+def _begun(sweep: Sweep) -> Iterable[Run]:
+    from launcher.cli.arrays import begun_of
+
+    return begun_of(sweep, range(len(sweep.cells)))[0].values()
 
 
 def _submits(sweep: Sweep) -> bool:

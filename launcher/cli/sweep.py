@@ -297,8 +297,8 @@ def _arrays() -> ModuleType:
 def _same(sweep: Sweep, record: Record) -> Sweep:
     if (sweep.record.spec, sweep.record.target) != (record.spec, record.target):
         raise UsageError(
-            f"a sweep named '{sweep.id}' exists already, of another spec: {sweep.storage.root}; `launcher resume "
-            f"{sweep.id}` carries that one on, another --name begins a new one"
+            f"a sweep named '{sweep.id}' exists already, of another spec or target: {sweep.storage.root}; "
+            f"`launcher resume {sweep.id}` carries that one on, another --name begins a new one"
         )
     return sweep
 

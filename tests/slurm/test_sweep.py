@@ -197,6 +197,68 @@ def test_an_element_that_makes_way_comes_back_as_itself_and_the_others_are_not_t
     assert {one.handle["job"] for one in attempts[1] if one.handle} == {f"{array}_1"}
 
 
+def test_an_element_that_may_not_be_requeued_is_followed_by_a_job_of_its_own(cluster: Cluster) -> None:
+    swept = Swept(cluster, 2, {"partition": "low"})
+    assert swept.run().code == 0
+    all_at_work(swept)
+    array = swept.arrays[0][0]
+    (host,) = swept.begun[1].ledger.refresh().attempts[0].hosts
+    cluster.scontrol("update", f"jobid={array}_1", "requeue=0")
+
+    high = cluster.sbatch("#!/bin/sh\nsleep 1\n", "--partition=high", f"--nodelist={host}", "--cpus-per-task=4")
+    cluster.wait(high, "COMPLETED", seconds=90)
+    eventually(lambda: len(swept.begun[1].ledger.refresh().attempts) == 2, f"it to be back\n{swept.told()}", SLOW_S)
+    again = swept.launcher("resume", swept.name)
+    assert "nothing is missing" in again.out, again.out + again.err
+    swept.enough()
+    swept.until("finished")
+
+    jobs = [one.event.job for one in swept.begun[1].ledger.records() if isinstance(one.event, Submitted)]
+    assert jobs[0] == f"{array}_1"
+    assert len(jobs) == 2
+    assert f"#SBATCH --dependency=afterany:{array}_1\n" in (
+        Path(swept.begun[1].storage.root, "slurm", f"{jobs[1]}_submission.sh").read_text()
+    )
+    assert len(swept.begun[0].ledger.refresh().attempts) == 1
+
+
+def test_ranks_of_all_runs_import_from_the_one_copy_of_the_code(cluster: Cluster) -> None:
+    """With real ranks: what the stubs leave out."""
+    name = f"s{time.monotonic_ns()}"
+    folder = cluster.work / "specs" / name
+    trainer = {"max_steps": 2, "limit_val_batches": 0, "logger": False, "enable_progress_bar": False}
+    spec = written(
+        folder,
+        model={"class_path": "own_net.Net"},
+        data={"class_path": "lightning.pytorch.demos.boring_classes.BoringDataModule"},
+        trainer=trainer,
+        resources={"nodes": 1, "gpus_per_node": 0, "cpus_per_task": 4, "time": "10m"},
+        sweep={"grid": {"seed_everything": [1, 2]}, "metric": "train_loss"},
+    )
+    source = "from lightning.pytorch.demos.boring_classes import BoringModel\n\nclass Net(BoringModel):\n    pass\n"
+    (folder / "own_net.py").write_text(source)
+    (folder / "pyproject.toml").write_text("")
+    runs = ["--runs-root", str(cluster.work / "runs")]
+
+    planned = launcher(cluster, "plan", str(spec), "--on", "slurm", *runs)
+    done = launcher(
+        cluster, "run", str(spec), "--on", "slurm", "--name", name, "--no-check", *runs, cwd=folder, seconds=120
+    )
+    assert done.code == 0, done.err
+    (folder / "own_net.py").unlink()
+
+    def shown() -> Any:
+        return launcher(cluster, "status", name, "--json", *runs).answer
+
+    eventually(lambda: shown()["state"] in ("finished", "failed"), "the sweep to end", 2 * SLOW_S)
+    assert shown()["state"] == "finished", launcher(cluster, "why", f"{name}.0", *runs).out
+    assert "#SBATCH --array=0-1%2" in planned.out
+    home = cluster.work / "runs" / name
+    paths = {json.loads((home / f"{n:04d}/attempts/001/plan.json").read_text())["env"]["PYTHONPATH"] for n in (0, 1)}
+    assert len(paths) == 1
+    assert paths.pop().startswith(f"{home}/code/")
+
+
 def test_what_failed_is_started_again_alone(cluster: Cluster) -> None:
     swept = Swept(cluster, 3)
     assert swept.run().code == 0

@@ -177,7 +177,7 @@ class TestElements:
         assert {index: one.id for index, one in found.items()} == {2: "7_1", 1: "8", 3: "9_0"}
 
     def test_are_cancelled_in_one_word(self) -> None:
-        assert in_short(["7_3", "8", "7_1", "7_2", "7_9", "9_0"]) == ["7_[1-3,9]", "8", "9_[0]"]
+        assert in_short(["7_3", "8", "7_1", "7_2", "7_9", "9_0"]) == ["7_[1-3,9]", "8", "9_0"]
 
 
 class TestSubmit:
@@ -321,6 +321,16 @@ class TestMissing:
 
         assert events(known)[-2] == Submitting(submission=2, target="slurm", cells=(0, 1, 2, 3))
 
+    def test_a_damaged_one_is_left_alone_and_named(
+        self, known: Sweep, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path(begun(known, 0).storage.root, "run.json").write_text("{")
+
+        submitted(known)
+
+        assert "0000/run.json: damaged" in capsys.readouterr().err
+        assert events(known)[-2] == Submitting(submission=2, target="slurm", cells=(1, 2, 3))
+
     def test_whoever_is_slower_submits_nothing(self, known: Sweep, slurm: FakeSlurm, tmp_path: Path) -> None:
         beside = Ledger(PosixStorage(tmp_path / "beside"))
         for number in range(3):
@@ -389,8 +399,8 @@ class TestCutOff:
         assert told == [
             {
                 "run": "sweep",
-                "done": "2 job(s) had nothing to run and are cancelled; job 7 is its own; "
-                "2 run(s) have not begun and have no job; launcher resume sweep",
+                "done": "2 job(s) had nothing to run and are cancelled; job 7 is its own; 2 run(s) have not begun and "
+                f"have no job; see {sweep.storage.root}/slurm, then: launcher resume sweep",
             },
             {"run": "sweep.0000", "done": "job 7_0 is its own"},
         ]
@@ -523,7 +533,22 @@ class TestCancel:
         cancel(sweep, checkpoint=False)
 
         assert isinstance(events(runs)[-1], RunEnded)
-        assert slurm.called("scancel") == ["scancel 7_[0]"]
+        assert slurm.called("scancel") == ["scancel 7_0"]
+
+    def test_a_damaged_run_does_not_hold_up_the_others(
+        self, sweep: Sweep, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        slurm.answers("sbatch", TAKEN)
+        submitted(sweep)
+        waits = begun(sweep, 1, *through("7_1"))
+        Path(begun(sweep, 0).storage.root, "run.json").write_text("{")
+        slurm.queue_is(*(pending(f"7_{task}") for task in range(4)))
+
+        cancel(sweep, checkpoint=False)
+
+        assert "0000/run.json: damaged" in capsys.readouterr().err
+        assert isinstance(events(waits)[-1], RunEnded)
+        assert slurm.called("scancel")[0] == "scancel 7_[0-3]"
 
     def test_while_slurm_is_silent_the_wish_is_written_down(self, sweep: Sweep, slurm: FakeSlurm) -> None:
         runs = begun(sweep, 0, *through("7_0"), Driving(driver=THERE))

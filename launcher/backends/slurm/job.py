@@ -184,12 +184,18 @@ def expand_hosts(hosts: str) -> tuple[str, ...]:
 
 
 def in_short(jobs: Iterable[str]) -> list[str]:
-    """Ids as scancel takes them, elements of one array together: `12_[0,3-5]`."""
+    """Ids as scancel takes them, elements of one array together: `12_[0,3-5]`, `13_2`."""
     tasks: dict[str, list[int]] = {}
     for job in jobs:
         array, _, task = job.partition("_")
         tasks.setdefault(array, []).extend([int(task)] if task else [])
-    return [f"{array}_[{_ranges(sorted(numbers))}]" if numbers else array for array, numbers in tasks.items()]
+    return [_elements(array, sorted(numbers)) for array, numbers in tasks.items()]
+
+
+def _elements(array: str, numbers: Sequence[int]) -> str:
+    if len(numbers) > 1:
+        return f"{array}_[{_ranges(numbers)}]"
+    return f"{array}_{numbers[0]}" if numbers else array
 
 
 def _ranges(numbers: Sequence[int]) -> str:
