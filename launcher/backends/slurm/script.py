@@ -61,10 +61,12 @@ def sbatch_options(
     additional = {key: value for key, value in slurm.additional_parameters.items() if value is not False}
     if slurm.reservation:
         additional["reservation"] = slurm.reservation
+    if resources.least_nodes < resources.most_nodes:
+        additional["nodes"] = str(resources.nodes)  # submitit's own is one number; this goes over it
     options = {
         "job_name": name,
         "comment": comment,
-        "nodes": resources.nodes,
+        "nodes": resources.least_nodes,
         "ntasks_per_node": tasks_per_node(spec),
         "cpus_per_task": resources.cpus_per_task,
         # Slurm adds up the GPUs of both options
@@ -102,6 +104,7 @@ def sbatch_options(
 def srun(
     *,
     nodes: int,
+    nodelist: Sequence[str] = (),
     tasks_per_node: int,
     cpus_per_task: int | None,
     gpus_per_node: int | None,
@@ -113,6 +116,7 @@ def srun(
     """The command that starts all ranks of an attempt as one step of the job.
 
     Args:
+        nodelist: which of the job's nodes; empty: all.
         cpus_per_task: srun no longer takes it from the job since Slurm 22.05; None leaves it to the site.
         log: where each rank's output is appended to, with srun's own patterns such as %5t.
         name: of the step.
@@ -126,6 +130,7 @@ def srun(
         *extra,
         f"--job-name={name}",
         f"--nodes={nodes}",
+        *([f"--nodelist={','.join(nodelist)}"] if nodelist else []),
         f"--ntasks={nodes * tasks_per_node}",
         f"--ntasks-per-node={tasks_per_node}",
         *([f"--cpus-per-task={cpus_per_task}"] if cpus_per_task else []),
