@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from launcher.errors import USAGE
+from launcher.run import open_run
 from slurm.cluster import Cluster
-from slurm.launches import Launch, launch
+from slurm.launches import SPEC, Launch, launch, launcher, written
 
 pytestmark = pytest.mark.slurm
 
@@ -32,11 +34,11 @@ def run(cluster: Cluster) -> Launch:
         run.until(lambda: run.trains(1), "attempt 1 to train", _FREED_S)
         with preempted(run, nodes[:2]):
             pass
-    release(run, 2)
+    release(run, 2, nodes)
     with preempted(run, nodes):
         pass
     with taken(cluster, "main", nodes[3:]):
-        release(run, 3)
+        release(run, 3, nodes[:3])
         run.enough()
         run.end()
     print(run.told())  # pytest shows it if a test fails
@@ -66,7 +68,8 @@ def preempted(run: Launch, nodes: tuple[str, ...]) -> Iterator[None]:
         yield
 
 
-def release(run: Launch, attempt: int) -> None:
+def release(run: Launch, attempt: int, free: tuple[str, ...]) -> None:
+    run.until(lambda: all(run.cluster.node(node)["State"] == "IDLE" for node in free), f"{free} to be left")
     run.cluster.scontrol("release", str(run.job))
     run.until(lambda: run.trains(attempt), f"attempt {attempt} to train", _FREED_S)
 
@@ -97,7 +100,7 @@ def test_it_is_one_run_in_one_job(run: Launch) -> None:
 
 def test_nodes_that_do_not_fit_in_are_said_to_be_idle(run: Launch) -> None:
     assert [attempt["idle"] for attempt in run.status["attempts"]] == [[], [], [run.nodes[2]]]
-    assert f"idle        {run.nodes[2]}: {run.nodes[0]}, {run.nodes[1]} do the work" in run.launcher("status").out
+    assert f"idle        {run.nodes[2]}; ranks are on {run.nodes[0]}, {run.nodes[1]}\n" in run.launcher("status").out
     assert run.run.read_json("attempts/003/plan.json")["idle"] == [run.nodes[2]]
 
 
@@ -105,3 +108,26 @@ def test_ranks_stand_on_the_nodes_that_the_plan_names(run: Launch) -> None:
     told = [run.run.read_json(f"attempts/003/environment-{rank}.json")["SLURMD_NODENAME"] for rank in range(4)]
 
     assert told == [run.nodes[0], run.nodes[0], run.nodes[1], run.nodes[1]]
+
+
+def test_a_run_is_created_for_the_largest_number_and_resume_changes_the_range(cluster: Cluster) -> None:
+    name, runs = "elastic", cluster.work / "runs"
+    resources = {**SPEC["resources"], "nodes": "2-4"}
+    spec = written(cluster.work / "specs/elastic", resources=resources, slurm={"additional_parameters": {"hold": True}})
+    done = launcher(cluster, "run", spec, "--on", "slurm", "--no-check", "--name", name, "--runs-root", runs)
+    run = Launch(cluster, open_run(runs, name), ())
+
+    assert (done.code, run.run.record.ranks) == (0, 8), done.err
+    assert "at most 8 rank(s) on cpu" in done.out
+    assert cluster.job(run.job)["NumNodes"] == "2-4"
+
+    run.launcher("cancel")
+    refused = run.launcher("resume", "--no-check", "--set", "resources.nodes=3-4")
+    assert refused.code == USAGE
+    assert "6 ranks cannot share the 8 micro-batches" in refused.err
+    assert "of nodes with 2 each: 1, 2, 4" in refused.err
+
+    resumed = run.launcher("resume", "--no-check", "--set", "resources.nodes=1-2")
+    assert resumed.code == 0, resumed.err
+    assert cluster.job(run.job)["NumNodes"] == "1-2"
+    run.launcher("cancel")

@@ -61,14 +61,17 @@ def sbatch_options(
     additional = {key: value for key, value in slurm.additional_parameters.items() if value is not False}
     if slurm.reservation:
         additional["reservation"] = slurm.reservation
+    tasks: dict[str, Any] = {"ntasks_per_node": tasks_per_node(spec), "cpus_per_task": resources.cpus_per_task}
     if resources.least_nodes < resources.most_nodes:
-        additional["nodes"] = str(resources.nodes)  # submitit's own is one number; this goes over it
+        # Slurm counts a job's tasks when it starts it, and a requeued job would wait for room for as many: it would
+        # never shrink. Hence none are named, only the CPUs that they need on each node.
+        cpus = tasks_per_node(spec) * (resources.cpus_per_task or 1)
+        tasks, additional = {}, {"nodes": str(resources.nodes), "mincpus": cpus, **additional}
     options = {
         "job_name": name,
         "comment": comment,
-        "nodes": resources.least_nodes,
-        "ntasks_per_node": tasks_per_node(spec),
-        "cpus_per_task": resources.cpus_per_task,
+        "nodes": resources.least_nodes,  # of a range, additional parameters have sbatch's own form
+        **tasks,
         # Slurm adds up the GPUs of both options
         "gpus_per_node": None if _has_gpus(slurm.gres) else resources.gpus_per_node or None,
         "mem": resources.mem,
