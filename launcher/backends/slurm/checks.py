@@ -40,7 +40,8 @@ def _misfits(spec: JobSpec, name: str, partition: Partition) -> _Problems:
         yield "resources.time", f"not set, and {of_it} has no default; say how long ({at_most})"
     elif resources.time and partition.max_time and seconds(resources.time) > seconds(partition.max_time):
         yield "resources.time", f"{of_it} allows {at_most}, got {resources.time}"
-    if partition.max_nodes is not None and resources.least_nodes > partition.max_nodes:
+    # Slurm does not take less of a range: the job would wait for ever. More than there are nodes is fine.
+    if partition.max_nodes is not None and resources.most_nodes > partition.max_nodes:
         yield "resources.nodes", f"{of_it} allows at most {partition.max_nodes} in a job, got {resources.nodes}"
     slurm = spec.slurm
     for key, given, allowed in (
