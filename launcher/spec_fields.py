@@ -132,6 +132,17 @@ Name = Annotated[
 Memory = Annotated[
     str, text("[1-9][0-9]{0,8}[KMGT]|0", "an amount with its unit, such as '16G' or '512M', or \"0\" for all of a node")
 ]
+
+_RANGE = "([1-9][0-9]{0,8})-([1-9][0-9]{0,8})"
+
+
+def _is_range(value: Any) -> bool:
+    found = re.fullmatch(_RANGE, value) if isinstance(value, str) else None
+    return found is not None and int(found[1]) <= int(found[2])
+
+
+Range = Annotated[str, Form("a range such as '2-4'", _is_range, _RANGE)]
+"""The least and the most, as sbatch has them."""
 VariableName = Annotated[str, text("[A-Za-z_][A-Za-z0-9_]*", "letters, digits and '_', no digit first")]
 Strings = Annotated[
     list[str],

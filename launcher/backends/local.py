@@ -15,7 +15,7 @@ from launcher.backend import Handle, Plan, RankPlan
 from launcher.backends.ranks import WORKER, code_path, place_env, workdir
 from launcher.diagnosis import attempt_cause
 from launcher.driver import start_ticks, this_machine
-from launcher.elastic import check_size
+from launcher.elastic import nodes_to_use
 from launcher.errors import UsageError
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.output import Shipper
@@ -76,9 +76,9 @@ class LocalBackend:
         self._shipper: Shipper | None = None
 
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
-        nodes, cpus = spec.resources.nodes, self._machine.cpus
+        cpus = self._machine.cpus
         tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
-        check_size(spec, record.ranks, nodes * tasks, "gpu" if gpus else "cpu")
+        nodes = nodes_to_use(spec, record.ranks, tasks, "gpu" if gpus else "cpu")
         threads = spec.resources.cpus_per_task or max(1, cpus // (nodes * tasks))
         env = {
             **spec.env.vars,
@@ -202,7 +202,7 @@ def _ranks_and_gpus(resources: Resources, machine: Machine) -> tuple[int, int]:
     Raises:
         UsageError: more GPUs are asked for than this machine has, or fewer than ranks.
     """
-    nodes, tasks, wanted = resources.nodes, resources.tasks_per_node, resources.gpus_per_node
+    nodes, tasks, wanted = resources.most_nodes, resources.tasks_per_node, resources.gpus_per_node
     there = len(machine.gpus) // nodes
     if wanted is None:  # use what there is, if there is one for each rank
         wanted = there if tasks is None else tasks if tasks <= there else 0

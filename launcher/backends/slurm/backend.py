@@ -17,7 +17,7 @@ from launcher.backends.slurm.allocation import Start
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import exits_in, launch_failure, lost_hosts
 from launcher.diagnosis import attempt_cause
-from launcher.elastic import check_size
+from launcher.elastic import nodes_to_use
 from launcher.errors import UsageError
 from launcher.policy import Cause, Phase, Seen
 from launcher.run import Record, Run, attempt_folder, failures, log_path, progress_path
@@ -58,14 +58,16 @@ class SlurmBackend:
                 "its path (Slurm puts names of jobs and nodes there); choose one with --runs-root or LAUNCHER_RUNS"
             )
         resources = spec.resources
-        nodes, tasks = resources.nodes, script.tasks_per_node(spec)
+        tasks = script.tasks_per_node(spec)
         gpus = resources.gpus_per_node or 0
         if 0 < gpus < tasks:
             raise UsageError(
                 f"resources: tasks_per_node is {tasks}, gpus_per_node {gpus}: every rank needs a GPU of its own"
             )
         accelerator = "gpu" if gpus else "cpu"
-        check_size(spec, record.ranks, nodes * tasks, accelerator)
+        granted = self._start.hosts if self._start else ()
+        nodes = nodes_to_use(spec, record.ranks, tasks, accelerator, granted=len(granted) or None)
+        hosts, idle = granted[:nodes], granted[nodes:]
         threads = resources.cpus_per_task or 1
         env = {
             **spec.env.vars,
@@ -75,6 +77,7 @@ class SlurmBackend:
         folder = workdir(record, run_dir)
         launch = script.srun(
             nodes=nodes,
+            nodelist=hosts if idle else (),
             tasks_per_node=tasks,
             cpus_per_task=resources.cpus_per_task,
             gpus_per_node=gpus or None,
@@ -88,7 +91,8 @@ class SlurmBackend:
             target=record.target,
             run_dir=run_dir,
             attempt=attempt,
-            hosts=self._start.hosts if self._start else (),
+            hosts=hosts,
+            idle=idle,
             workdir=folder,
             env={name: value for name, value in env.items() if name not in _OWN_NUMBERS},
             launch=launch,
