@@ -39,6 +39,8 @@ SPEC: dict[str, Any] = {
     "resources": {"nodes": 2, "tasks_per_node": 2, "gpus_per_node": 0, "cpus_per_task": 2, "time": "10m"},
 }
 """Takes all of two nodes."""
+SETTLED_S = 120.0
+"""What is of this age is not under way any more."""
 SLOW_S = 150.0
 """Two ticks of Slurm's clock, and a start on a busy machine."""
 
@@ -116,6 +118,13 @@ class Launch:
         """A command of the user's about this run, on the login node."""
         root, run_id = os.path.split(self.run.storage.root)
         return launcher(self.cluster, verb, run_id, *words, "--runs-root", root, seconds=seconds)
+
+    def age(self) -> None:
+        """All that happened to it is so long ago that nobody takes it for being under way."""
+        for path in Path(self.run.storage.root, "events").iterdir():
+            told = json.loads(path.read_text())
+            path.write_text(json.dumps({**told, "time": told["time"] - SETTLED_S}))
+        Path(self.run.storage.root, "lease.json").unlink(missing_ok=True)
 
     def enough(self) -> None:
         """It comes to its end with the next step."""
