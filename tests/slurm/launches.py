@@ -285,7 +285,8 @@ def created(
 
 def submit(made: Launch, **env: str) -> Done:
     """By a process of its own, which has the cluster in its environment."""
-    return command(made.cluster, [sys.executable, "-m", "slurm.launches", made.run.storage.root], **env)
+    argv = [sys.executable, "-m", "slurm.launches", made.run.storage.root]
+    return command(made.cluster, argv, Path(made.run.record.workdir), **env)
 
 
 def launcher(cluster: Cluster, *words: str | Path, cwd: Path | None = None, seconds: float = 60, **env: str) -> Done:
@@ -353,10 +354,13 @@ def _ranks() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def _submit(run_dir: str) -> None:
+    from launcher.backends.slurm.backend import SlurmBackend
     from launcher.backends.slurm.submission import submit
 
     run = Run(PosixStorage(Path(run_dir)))
-    submit(run, JobSpec.model_validate(run.now.spec), worker=STUB)
+    spec = JobSpec.model_validate(run.now.spec)
+    SlurmBackend().plan(run_dir, run.now, spec, 1)
+    submit(run, spec, worker=STUB)
 
 
 if __name__ == "__main__":
