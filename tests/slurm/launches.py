@@ -179,8 +179,8 @@ class Launch:
 
     def in_queue(self) -> list[int]:
         """Its jobs that wait or run."""
-        mine = [f"--jobs={','.join(map(str, self.jobs))}"] if self.jobs else ["--states=none"]
-        return [int(job) for job in self.cluster.output("squeue", "--noheader", "--format=%A", *mine).split()]
+        said = self.cluster.output("squeue", "--noheader", "--format=%A", f"--name={self.run.id}")
+        return [int(job) for job in said.split()]
 
     def disorder(self) -> list[str]:
         """What must never be: two attempts at once, an attempt that begins before or behind the newest checkpoint, a
