@@ -60,7 +60,7 @@ def check_size(spec: JobSpec, created_with: int | None, world_size: int, acceler
         spec: as it is now.
         created_with: as for global_batch.
         world_size: that the attempt would have.
-        accelerator: `cpu` or `gpu`.
+        accelerator: `cpu`, `gpu` or `xla`.
 
     Raises:
         UsageError: with the world sizes that are possible, or the key to set.

@@ -36,7 +36,7 @@ class Plan:
     argv: tuple[str, ...]
     """The command of every rank."""
     accelerator: str
-    """`gpu` or `cpu`."""
+    """`gpu`, `cpu` or `xla`."""
     archive: str | None
     """The snapshot, relative to the run directory: unpacked on each machine where it is no folder yet."""
     ranks: tuple[RankPlan, ...]

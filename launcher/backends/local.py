@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import shell
+from launcher.accelerator import asks_for_xla, check_xla
 from launcher.address import here, is_local, own
 from launcher.backends import Handle, Plan, RankPlan
 from launcher.diagnosis import attempt_cause
@@ -79,7 +80,11 @@ class LocalBackend:
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
         nodes, cpus = spec.resources.nodes, self._machine.cpus
         tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
-        check_size(spec, record.ranks, nodes * tasks, "gpu" if gpus else "cpu")
+        accelerator = "gpu" if gpus else "cpu"
+        if asks_for_xla(spec):
+            check_xla(spec)
+            tasks, gpus, accelerator = spec.resources.tasks_per_node or 1, 0, "xla"
+        check_size(spec, record.ranks, nodes * tasks, accelerator)
         threads = spec.resources.cpus_per_task or max(1, cpus // (nodes * tasks))
         ranks = []
         for rank in range(nodes * tasks):
@@ -98,7 +103,7 @@ class LocalBackend:
                 "NODE_RANK": str(node),
                 "LAUNCHER_RUN_DIR": run_dir,
                 "LAUNCHER_ATTEMPT": str(attempt),
-                "LAUNCHER_ACCELERATOR": "gpu" if gpus else "cpu",
+                "LAUNCHER_ACCELERATOR": accelerator,
                 _MARK: _mark(run_dir, attempt),
             }
             if self._machine.gpus:
@@ -111,7 +116,7 @@ class LocalBackend:
             hosts=(socket.gethostname(),),
             workdir=_workdir(record, run_dir),
             argv=self._worker,
-            accelerator="gpu" if gpus else "cpu",
+            accelerator=accelerator,
             archive=code_archive(record.code) if record.code else None,
             ranks=tuple(ranks),
         )
