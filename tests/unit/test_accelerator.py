@@ -67,8 +67,8 @@ def test_its_ranks_are_planned_without_the_gpus_that_are_there() -> None:
     assert told == [("xla", "")] * 4
 
 
-def test_planning_refuses_before_anything_starts() -> None:
-    asked = spec(trainer={"precision": "16-mixed"})
+def test_planning_refuses_before_it_looks_for_gpus() -> None:
+    asked = spec(resources={"gpus_per_node": 4})
 
-    with pytest.raises(UsageError, match="use 'bf16-mixed'"):
+    with pytest.raises(UsageError, match="does not use GPUs"):
         LocalBackend(GPUS).plan("/runs/run", record(asked), asked, 1)
