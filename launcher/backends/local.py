@@ -79,11 +79,12 @@ class LocalBackend:
 
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
         nodes, cpus = spec.resources.nodes, self._machine.cpus
-        tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
-        accelerator = "gpu" if gpus else "cpu"
         if asks_for_xla(spec):
             check_xla(spec)
             tasks, gpus, accelerator = spec.resources.tasks_per_node or 1, 0, "xla"
+        else:
+            tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
+            accelerator = "gpu" if gpus else "cpu"
         check_size(spec, record.ranks, nodes * tasks, accelerator)
         threads = spec.resources.cpus_per_task or max(1, cpus // (nodes * tasks))
         ranks = []

@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("PJRT_DEVICE", "CPU")
 if threads := os.environ.get("OMP_NUM_THREADS"):
-    os.environ.setdefault("NPROC", threads)  # PJRT's own name for it, on the CPU
+    os.environ.setdefault("NPROC", threads)  # so does PJRT's CPU client call it
 
 import torch
 import torch.distributed as dist
@@ -216,7 +216,7 @@ def _from_rank_0(tensors: list[Tensor]) -> None:
     if dist.get_world_size() == 1:
         return
     for tensor in tensors:
-        host = tensor.detach().cpu()
+        host = tensor.detach().cpu().contiguous()
         dist.broadcast(host, 0)
         with torch.no_grad():
             tensor.copy_(host)
