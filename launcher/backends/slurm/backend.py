@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher import shell
+from launcher.accelerator import asks_for_xla, check_xla
 from launcher.address import is_local
 from launcher.backend import Ending, Handle, Plan, RankPlan
 from launcher.backends.ranks import WORKER, code_path, place_env, workdir
@@ -68,7 +69,9 @@ class SlurmBackend:
             raise UsageError(
                 f"resources: tasks_per_node is {tasks}, gpus_per_node {gpus}: every rank needs a GPU of its own"
             )
-        accelerator = "gpu" if gpus else "cpu"
+        if asks_for_xla(spec):
+            check_xla(spec)
+        accelerator = "xla" if asks_for_xla(spec) else "gpu" if gpus else "cpu"
         granted = self._start.hosts if self._start else ()
         nodes = nodes_to_use(spec, record.ranks, tasks, accelerator, granted=len(granted) or None)
         hosts, idle = granted[:nodes], granted[nodes:]
