@@ -63,7 +63,7 @@ def test_its_ranks_are_planned_without_the_gpus_that_are_there() -> None:
     planned = LocalBackend(GPUS).plan("/runs/run", record(asked), asked, 1)
 
     assert planned.accelerator == "xla"
-    told = [(rank.env["LAUNCHER_ACCELERATOR"], rank.env["CUDA_VISIBLE_DEVICES"]) for rank in planned.ranks]
+    told = [(planned.env["LAUNCHER_ACCELERATOR"], rank.env["CUDA_VISIBLE_DEVICES"]) for rank in planned.ranks]
     assert told == [("xla", "")] * 4
 
 
