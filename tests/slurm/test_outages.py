@@ -41,12 +41,12 @@ def mended(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def outage(cluster: Cluster) -> Iterator[dict[str, Launch]]:
-    """What became of four runs that were at work when it began; and what was done to them meanwhile is their name."""
+def outage(cluster: Cluster) -> dict[str, Launch]:
+    """What became of four runs that were at work when it began; what was done to them meanwhile is their name."""
     nodes = cluster.settings.node_names
     with mended(cluster):
         runs = [launch(cluster, nodes[first : first + 2]) for first in range(0, 8, 2)]
-        killed, told, finished, nothing = runs
+        killed, told, finished, _ = runs
         for run in runs:
             run.until(run.trains, "it to train")
         slurmctld_remembers(cluster, runs)
@@ -65,7 +65,7 @@ def outage(cluster: Cluster) -> Iterator[dict[str, Launch]]:
             run.until(partial(run.trains, 2), "attempt 2 to train", SLOW_S)
         for run in runs:
             run.enough()
-        yield dict(zip(("killed", "told to leave", "finished", "nothing"), map(Launch.end, runs), strict=True))
+        return dict(zip(("killed", "told to leave", "finished", "nothing"), map(Launch.end, runs), strict=True))
 
 
 def slurmctld_remembers(cluster: Cluster, runs: list[Launch]) -> None:
@@ -128,11 +128,11 @@ def test_without_slurmdbd_runs_are_launched_preempted_and_finished(cluster: Clus
 
 
 @pytest.fixture(scope="module")
-def cut(cluster: Cluster) -> Iterator[list[Launch]]:
+def cut(cluster: Cluster) -> list[Launch]:
     """Runs that had lost their supervisor's node, and their other one, for a minute."""
     nodes = cluster.settings.node_names
     with mended(cluster), ThreadPoolExecutor(2) as pool:
-        yield list(pool.map(partial(cut_off, cluster), (0, 1), (nodes[:4], nodes[4:])))
+        return list(pool.map(partial(cut_off, cluster), (0, 1), (nodes[:4], nodes[4:])))
 
 
 def cut_off(cluster: Cluster, which: int, nodes: tuple[str, ...]) -> Launch:
