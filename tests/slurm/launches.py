@@ -264,7 +264,8 @@ def created(
     name = f"r{time.monotonic_ns()}"
     sections = {"slurm": {}, **sections}
     sections["slurm"] = {"nodelist": list(nodes), "signal_delay": "10s", **sections["slurm"]}
-    sections["resources"] = {**SPEC["resources"], "nodes": len(nodes), **sections.get("resources", {})}
+    resources = {**SPEC["resources"], "nodes": len(nodes), **sections.get("resources", {})}
+    sections["resources"] = resources
     record = Record(
         id=name,
         name=name,
@@ -275,7 +276,7 @@ def created(
         spec_text="",
         import_path=(str(REPOSITORY),),
         workdir=str(workdir or cluster.work),
-        ranks=2 * len(nodes),
+        ranks=resources["nodes"] * resources["tasks_per_node"],
         site={"kind": "slurm"},
     )
     run = create_run(root or cluster.work / "runs", record)
