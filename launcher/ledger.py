@@ -70,6 +70,8 @@ class AttemptStarted:
     hosts: tuple[str, ...]
     handle: dict[str, Any]
     """What the backend needs to find the attempt again."""
+    idle: tuple[str, ...] = ()
+    """Hosts of the allocation that it does not use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +189,8 @@ class Attempt:
     target: str
     started: float
     hosts: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+    """Hosts that were granted, and that it does not use."""
     handle: dict[str, Any] | None = None
     first_step: int | None = None
     """Known once rank 0 has chosen where to begin."""
@@ -277,7 +281,7 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
             attempt = Attempt(number=event.attempt, target=event.target, started=at)
             return replace(state, attempts=(*state.attempts, attempt))
         case AttemptStarted():
-            return _update(state, event.attempt, hosts=event.hosts, handle=event.handle)
+            return _update(state, event.attempt, hosts=event.hosts, idle=event.idle, handle=event.handle)
         case AttemptResumes():
             return _update(
                 state,

@@ -161,7 +161,7 @@ class Supervisor:
                 self._run.write_json(f"{attempt_folder(number)}/plan.json", plan.as_json())
                 self._run.write_json(spec_path(number), self._spec.model_dump(mode="json", exclude_unset=True))
                 handle = self._backend.start(plan)
-                self._append(AttemptStarted(attempt=number, hosts=plan.hosts, handle=handle))
+                self._append(AttemptStarted(attempt=number, hosts=plan.hosts, idle=plan.idle, handle=handle))
             case Finish(end, reason):
                 self._run.ledger.append(RunEnded(state=end, reason=reason), after=state.version)
             case Wait():

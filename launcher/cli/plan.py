@@ -15,7 +15,7 @@ from launcher.cli.common import print_json, runs_root
 from launcher.cli.place import backend_of, spec_and_target
 from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal, clock
-from launcher.elastic import allowed_sizes
+from launcher.elastic import allowed_nodes, allowed_sizes
 from launcher.errors import LauncherError
 from launcher.exactness import guarantee
 from launcher.run import Record
@@ -45,7 +45,11 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"{spec.name} on {planned.target}: {len(planned.ranks)} rank(s), {planned.accelerator}, {precision}")
     if len(runs) > 1:
         terminal.line(f"  sweep       {len(runs)} runs; what follows is of the first")
-    ranks, deterministic = len(planned.ranks), bool(spec.trainer.deterministic)
+    resources, tasks = spec.resources, planned.tasks_per_node
+    if resources.least_nodes < resources.most_nodes:
+        usable = ", ".join(map(str, allowed_nodes(spec, None, tasks)))
+        terminal.line(f"  nodes       {resources.least_nodes} to {resources.most_nodes} nodes; on {usable}")
+    ranks, deterministic = resources.most_nodes * tasks, bool(spec.trainer.deterministic)
     terminal.line(
         f"  resumed     {guarantee(planned.accelerator, ranks, deterministic=deterministic, exact=spec.exact)}"
     )

@@ -93,6 +93,8 @@ def status(args: argparse.Namespace) -> int:
     if hint:
         terminal.line(f"  scheduler   {in_words(shown['job'], hint)}")
     terminal.line(f"  target      {shown['target']}")
+    if shown["attempts"] and (idle := shown["attempts"][-1]["idle"]):
+        terminal.line(f"  idle        {', '.join(idle)}; ranks are on {', '.join(shown['attempts'][-1]['hosts'])}")
     terminal.line(f"  progress    {bar({**shown, 'metrics': {}})}")
     if shown["precision"]:
         computes = f" (computes in {shown['compute']})" if shown["compute"] else ""

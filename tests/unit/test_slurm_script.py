@@ -67,6 +67,10 @@ EVERYTHING = spec_of(
         ("sbatch-everything", lambda: script(EVERYTHING, exclude=["n8", "n7"])),
         ("sbatch-again", lambda: script(EVERYTHING, after="24_3")),
         ("sbatch-typed-gpus", lambda: script(spec_of(resources={"gpus_per_node": 4}, gres="gpu:a100:4"))),
+        (
+            "sbatch-elastic",
+            lambda: script(spec_of(resources={"nodes": "2-4", "tasks_per_node": 2, "cpus_per_task": 3})),
+        ),
         ("sbatch-hostile", lambda: script(spec_of(partition=HOSTILE, modules=[HOSTILE], conda=HOSTILE))),
     ],
 )

@@ -66,12 +66,17 @@ def sbatch_options(
     additional = {key: value for key, value in slurm.additional_parameters.items() if value is not False}
     if slurm.reservation:
         additional["reservation"] = slurm.reservation
+    tasks: dict[str, Any] = {"ntasks_per_node": tasks_per_node(spec), "cpus_per_task": resources.cpus_per_task}
+    if resources.least_nodes < resources.most_nodes:
+        # Slurm counts a job's tasks when it starts it, and a requeued job would wait for room for as many: it would
+        # never shrink. Hence none are named, only the CPUs that they need on each node.
+        cpus = tasks_per_node(spec) * (resources.cpus_per_task or 1)
+        tasks, additional = {}, {"nodes": str(resources.nodes), "mincpus": cpus, **additional}
     options = {
         "job_name": name,
         "comment": comment,
-        "nodes": resources.nodes,
-        "ntasks_per_node": tasks_per_node(spec),
-        "cpus_per_task": resources.cpus_per_task,
+        "nodes": resources.least_nodes,  # of a range, additional parameters have sbatch's own form
+        **tasks,
         # Slurm adds up the GPUs of both options
         "gpus_per_node": None if _has_gpus(slurm.gres) else resources.gpus_per_node or None,
         "mem": resources.mem,
@@ -107,6 +112,7 @@ def sbatch_options(
 def srun(
     *,
     nodes: int,
+    nodelist: Sequence[str] = (),
     tasks_per_node: int,
     cpus_per_task: int | None,
     gpus_per_node: int | None,
@@ -118,6 +124,7 @@ def srun(
     """The command that starts all ranks of an attempt as one step of the job.
 
     Args:
+        nodelist: which of the job's nodes; empty: all.
         cpus_per_task: srun no longer takes it from the job since Slurm 22.05; None leaves it to the site.
         log: where each rank's output is appended to, with srun's own patterns such as %5t.
         name: of the step.
@@ -131,6 +138,7 @@ def srun(
         *extra,
         f"--job-name={name}",
         f"--nodes={nodes}",
+        *([f"--nodelist={','.join(nodelist)}"] if nodelist else []),
         f"--ntasks={nodes * tasks_per_node}",
         f"--ntasks-per-node={tasks_per_node}",
         *([f"--cpus-per-task={cpus_per_task}"] if cpus_per_task else []),
