@@ -45,8 +45,8 @@ def tasks_per_node(spec: JobSpec) -> int:
 
 
 def ranks_of(spec: JobSpec) -> int:
-    """The world size."""
-    return spec.resources.nodes * tasks_per_node(spec)
+    """The world size that a run is created with."""
+    return spec.resources.most_nodes * tasks_per_node(spec)
 
 
 def sbatch_options(
