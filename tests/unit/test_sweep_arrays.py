@@ -500,7 +500,9 @@ class TestCancel:
         submitted(sweep)
         runs = begun(sweep, 0, *through("7_0"), Driving(driver=THERE))
         waits = begun(sweep, 1, *through("7_1"), Driving(driver=THERE))
-        slurm.queue_is(pending("7_0", state="RUNNING"), *(pending(f"7_{task}") for task in range(1, 4)))
+        begun(sweep, 3, *through("7_3"), RunEnded(state="failed", reason="x"))
+        ending = pending("7_3", state="COMPLETING")
+        slurm.queue_is(pending("7_0", state="RUNNING"), pending("7_1"), pending("7_2"), ending)
         ended = RunEnded(state="cancelled", reason="cancelled by the user")
 
         def its_supervisor_hears(seconds: float) -> None:
@@ -511,7 +513,7 @@ class TestCancel:
 
         cancel(sweep, checkpoint=True)
 
-        assert slurm.called("scancel") == ["scancel 7_[1-3]", "scancel 7_[0-1]"]
+        assert slurm.called("scancel") == ["scancel 7_[1-2]", "scancel 7_[0-1]"], "what had failed is left alone"
         assert len(slurm.called("squeue")) == 1
         assert slurm.called("scontrol") == []
         asked = events(runs)[3]
@@ -519,7 +521,7 @@ class TestCancel:
         assert asked.checkpoint
         assert events(runs)[4:] == [ended]
         assert [type(event) for event in events(waits)[3:]] == [CancelRequested, RunEnded]
-        assert {one["state"] for one in lines(sweep)} == {"cancelled"}
+        assert [one["state"] for one in lines(sweep)] == ["cancelled", "cancelled", "cancelled", "failed"]
 
     def test_whoever_hears_nothing_is_ended_without_its_help(
         self, sweep: Sweep, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
