@@ -43,7 +43,7 @@ class Plan:
     argv: tuple[str, ...]
     """The command of every rank."""
     accelerator: str
-    """`gpu` or `cpu`."""
+    """`gpu`, `cpu` or `xla`."""
     archive: str | None
     """The snapshot's address: unpacked on each machine where it is no folder yet."""
     ranks: tuple[RankPlan, ...]

@@ -98,7 +98,7 @@ def check_size(
         spec: as it is now.
         created_with: as for global_batch.
         world_size: that the attempt would have.
-        accelerator: `cpu` or `gpu`.
+        accelerator: `cpu`, `gpu` or `xla`.
         tasks: ranks on each node; None: those possible are named by their ranks alone.
 
     Raises:

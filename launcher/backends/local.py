@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import shell
+from launcher.accelerator import asks_for_xla, check_xla
 from launcher.address import below, here, is_local, own
 from launcher.backend import Handle, Plan, RankPlan
 from launcher.backends.ranks import WORKER, code_path, place_env, workdir
@@ -77,12 +78,17 @@ class LocalBackend:
 
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
         cpus = self._machine.cpus
-        tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
-        nodes = nodes_to_use(spec, record.ranks, tasks, "gpu" if gpus else "cpu")
+        if asks_for_xla(spec):
+            check_xla(spec)
+            tasks, gpus, accelerator = spec.resources.tasks_per_node or 1, 0, "xla"
+        else:
+            tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
+            accelerator = "gpu" if gpus else "cpu"
+        nodes = nodes_to_use(spec, record.ranks, tasks, accelerator)
         threads = spec.resources.cpus_per_task or max(1, cpus // (nodes * tasks))
         env = {
             **spec.env.vars,
-            **place_env(run_dir, attempt, nodes * tasks, tasks, "gpu" if gpus else "cpu", threads),
+            **place_env(run_dir, attempt, nodes * tasks, tasks, accelerator, threads),
             "PYTHONPATH": os.pathsep.join(code_path(record, run_dir)),
             "MASTER_ADDR": "127.0.0.1",
             _MARK: _mark(run_dir, attempt),
@@ -104,7 +110,7 @@ class LocalBackend:
             env=env,
             launch=(),
             argv=self._worker,
-            accelerator="gpu" if gpus else "cpu",
+            accelerator=accelerator,
             archive=below(code_root(run_dir, record.code), code_archive(record.code)) if record.code else None,
             ranks=tuple(ranks),
         )

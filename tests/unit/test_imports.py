@@ -16,7 +16,7 @@ ORDER = re.findall(r"\w+", _ARROWS[0])
 """Of the control side, as ARCHITECTURE.md draws it: a module imports only what stands before it."""
 
 NODE_MAY_NOT = {"backend", "backends", "supervise", "cli"}
-HEAVY = {"torch", "lightning", "torchmetrics", "torchvision", "numpy", "submitit"}
+HEAVY = {"torch", "torch_xla", "lightning", "torchmetrics", "torchvision", "numpy", "submitit"}
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -61,6 +61,13 @@ def test_only_the_node_side_imports_torch() -> None:
         if file.name == "submission.py":
             heavy.remove("submitit")  # the one place where it is the subject
         assert part == "node" or not heavy, f"{file} imports {heavy}"
+
+
+def test_one_module_knows_torch_xla() -> None:
+    knowing = {
+        file.name for file, _ in parts("launcher") if "torch_xla" in {name.split(".")[0] for name in imports(file)}
+    }
+    assert knowing == {"xla.py"}
 
 
 def test_the_model_knows_nothing_of_the_launcher() -> None:

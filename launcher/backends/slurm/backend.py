@@ -1,6 +1,7 @@
 """Ranks under srun, in the job that the supervisor stands in."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher import shell
+from launcher.accelerator import asks_for_xla, check_xla
 from launcher.address import is_local
 from launcher.backend import Ending, Handle, Plan, RankPlan
 from launcher.backends.ranks import WORKER, code_path, place_env, workdir
@@ -25,6 +27,8 @@ from launcher.spec import JobSpec
 
 ENDS_S = 10.0
 """After srun has named a rank that failed, the step has this long to end by itself."""
+_PATH = re.compile(r"[^%\\\x00-\x1f\x7f]+")
+"""What Slurm takes for the path of a log as it is."""
 _OWN_NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK")
 """What ranks get from srun: neither from the plan nor from the shell that submitted."""
 
@@ -52,10 +56,11 @@ class SlurmBackend:
         self._end_at = 0.0
 
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
-        if not is_local(run_dir) or "%" in run_dir:
+        if not is_local(run_dir) or not _PATH.fullmatch(run_dir):
             raise UsageError(
-                f"the run directory would be {run_dir}: on Slurm it is a folder that all nodes see, and has no '%' in "
-                "its path (Slurm puts names of jobs and nodes there); choose one with --runs-root or LAUNCHER_RUNS"
+                f"the run directory would be {run_dir!r}: on Slurm it is a folder that all nodes see, and has in its "
+                "path no '%' (Slurm puts names of jobs and nodes there), no backslash (Slurm removes it) and no "
+                "control character; choose one with --runs-root or LAUNCHER_RUNS"
             )
         resources = spec.resources
         tasks = script.tasks_per_node(spec)
@@ -64,7 +69,9 @@ class SlurmBackend:
             raise UsageError(
                 f"resources: tasks_per_node is {tasks}, gpus_per_node {gpus}: every rank needs a GPU of its own"
             )
-        accelerator = "gpu" if gpus else "cpu"
+        if asks_for_xla(spec):
+            check_xla(spec)
+        accelerator = "xla" if asks_for_xla(spec) else "gpu" if gpus else "cpu"
         granted = self._start.hosts if self._start else ()
         nodes = nodes_to_use(spec, record.ranks, tasks, accelerator, granted=len(granted) or None)
         hosts, idle = granted[:nodes], granted[nodes:]
