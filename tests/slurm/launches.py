@@ -264,19 +264,19 @@ def created(
     name = f"r{time.monotonic_ns()}"
     sections = {"slurm": {}, **sections}
     sections["slurm"] = {"nodelist": list(nodes), "signal_delay": "10s", **sections["slurm"]}
-    resources = {**SPEC["resources"], "nodes": len(nodes), **sections.get("resources", {})}
-    sections["resources"] = resources
+    sections["resources"] = {**SPEC["resources"], "nodes": len(nodes), **sections.get("resources", {})}
+    spec = JobSpec.model_validate({"name": name, **SPEC, **sections})
     record = Record(
         id=name,
         name=name,
         created=time.time(),
         target="slurm",
-        spec=JobSpec.model_validate({"name": name, **SPEC, **sections}).model_dump(mode="json", exclude_unset=True),
+        spec=spec.model_dump(mode="json", exclude_unset=True),
         spec_file="",
         spec_text="",
         import_path=(str(REPOSITORY),),
         workdir=str(workdir or cluster.work),
-        ranks=resources["nodes"] * resources["tasks_per_node"],
+        ranks=spec.resources.most_nodes * (spec.resources.tasks_per_node or 1),
         site={"kind": "slurm"},
     )
     run = create_run(root or cluster.work / "runs", record)

@@ -1,6 +1,6 @@
 """What Slurm says about a job: `scontrol show job`, and the messages that srun leaves.
 
-Pure. tests/unit/recorded/slurm has what Slurm 22.05 said in each case that matters here.
+Pure. tests/unit/recorded/slurm has what Slurm 22.05 and 24.11 said in each case that matters here.
 """
 
 import re
