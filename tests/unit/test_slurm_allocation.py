@@ -238,7 +238,7 @@ class TestGoesOn:
 
         job(job="24_3").renew(run, spec_of(run))
 
-        assert slurm.calls == ["scontrol requeue 24_3", "scontrol update JobId=24_3 ExcNodeList=n2"]
+        assert slurm.called("scontrol") == ["scontrol requeue 24_3", "scontrol update JobId=24_3 ExcNodeList=n2"]
 
     def test_hosts_that_failed_under_the_run_are_excluded(
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
@@ -250,6 +250,29 @@ class TestGoesOn:
         job().renew(run, spec_of(run))
 
         assert slurm.calls[-1] == "scontrol update JobId=7 ExcNodeList=n2,n5"
+
+    def test_beside_those_that_the_spec_excludes(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
+    ) -> None:
+        ended = AttemptEnded(attempt=1, cause="infra", reason="", step=0, lost=("n2",))
+        run = make_run("run", AttemptStarting(attempt=1, target="slurm"), ended, slurm={"exclude": ["n7"]})
+        slurm.job_is("limit-leave")
+
+        job().renew(run, spec_of(run))
+
+        assert slurm.calls[-1] == "scontrol update JobId=7 ExcNodeList=n7,n2"
+
+    def test_a_job_is_not_left_without_nodes(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
+    ) -> None:
+        ended = AttemptEnded(attempt=1, cause="infra", reason="", step=0, lost=("n2",))
+        run = make_run("run", AttemptStarting(attempt=1, target="slurm"), ended, resources={"nodes": 2})
+        slurm.job_is("limit-leave")
+        slurm.answers("sinfo", "echo 2")
+
+        job().renew(run, spec_of(run))
+
+        assert not slurm.called("scontrol update")
 
     def test_that_they_could_not_be_excluded_stops_nothing(
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun, resubmitted: list[Run]

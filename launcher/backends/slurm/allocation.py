@@ -10,9 +10,11 @@ from launcher.backend import Ending
 from launcher.backends.slurm import commands
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import Ends, ended_because, expand_hosts
+from launcher.backends.slurm.script import avoided
 from launcher.policy import Cause
 from launcher.run import Run
 from launcher.spec import JobSpec
+from launcher.spec_slurm import Slurm
 
 _LOOK_S = 0.5
 """Between two questions to the controller about a job that is about to end."""
@@ -112,7 +114,7 @@ class JobAllocation:
         while True:
             try:
                 commands.requeue(self._start.job)
-                self._exclude(run.ledger.refresh().excluded)
+                self._exclude(spec, run.ledger.refresh().excluded)
                 return
             except SlurmError as refused:
                 if not refused.silent:
@@ -122,10 +124,13 @@ class JobAllocation:
                 time.sleep(_ASK_AGAIN_S)
         self._resubmit(run, spec)
 
-    def _exclude(self, hosts: Sequence[str]) -> None:
-        if hosts:
-            with suppress(SlurmError):  # Slurm sends no job to a node that it knows to be down
-                commands.exclude(self._start.job, hosts)
+    def _exclude(self, spec: JobSpec, failed: Sequence[str]) -> None:
+        if not failed:
+            return
+        slurm = spec.slurm or Slurm()
+        with suppress(SlurmError):  # Slurm sends no job to a node that it knows to be down
+            if hosts := avoided(spec, failed, commands.node_count(slurm.partition)):
+                commands.exclude(self._start.job, [*slurm.exclude, *hosts])
 
     @property
     def _name(self) -> str:

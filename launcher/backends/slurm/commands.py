@@ -143,6 +143,12 @@ def start_estimate(arguments: Sequence[str]) -> float | None:
     return float(found[1]) if found else None
 
 
+def node_count(partition: str | None) -> int:
+    """Nodes of a partition, in whatever state; of the cluster without a partition."""
+    where = [f"--partition={partition}"] if partition else []
+    return sum(map(int, _ask("sinfo", "--noheader", *where, "--format=%D").stdout.split()))
+
+
 def exclude(job: str, hosts: Sequence[str]) -> None:
     """Have a job that waits start on other hosts than these."""
     _ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(hosts)}")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.backends.slurm.environment import setup_lines
+from launcher.backends.slurm.job import expand_hosts
 from launcher.spec import JobSpec, seconds
 from launcher.spec_slurm import Slurm
 
@@ -47,6 +48,19 @@ def tasks_per_node(spec: JobSpec) -> int:
 def ranks_of(spec: JobSpec) -> int:
     """The world size that a run is created with."""
     return spec.resources.most_nodes * tasks_per_node(spec)
+
+
+def avoided(spec: JobSpec, failed: Sequence[str], there: int) -> tuple[str, ...]:
+    """Of the hosts that failed under a run, those that it can do without: Slurm would keep for ever a job that excludes
+    what it asks for.
+
+    Args:
+        there: nodes of its partition.
+    """
+    slurm = spec.slurm or Slurm()
+    named = {host for one in slurm.nodelist for host in expand_hosts(one)}
+    hosts = tuple(host for host in failed if host not in named)
+    return hosts if there - len(hosts) >= spec.resources.least_nodes else ()
 
 
 def sbatch_options(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.backends.ranks import WORKER
-from launcher.backends.slurm import script
+from launcher.backends.slurm import commands, script
 from launcher.backends.slurm.arrays import Element
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import comment
@@ -119,6 +119,8 @@ def _executor(
 ) -> Any:
     from submitit import SlurmExecutor
 
+    if exclude:
+        exclude = script.avoided(spec, exclude, commands.node_count(spec.slurm.partition if spec.slurm else None))
     if not shutil.which("srun"):  # submitit raises RuntimeError
         raise SlurmError("srun: not on PATH. Is this a login node of a Slurm cluster?")
     python = (record.site or {}).get("python") or sys.executable
