@@ -16,17 +16,20 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 START_S = 120.0
 """Four ranks import torch on two cores."""
+SAVED_EACH = 10
 SETTINGS = (
     "resources.nodes=2",
     "resources.tasks_per_node=2",
     "resources.gpus_per_node=0",
     "resources.cpus_per_task=2",
     "slurm.partition=low",
-    "trainer.max_epochs=12",
+    "trainer.max_epochs=3",
+    "trainer.limit_train_batches=180",
     "trainer.limit_val_batches=4",
     "trainer.limit_test_batches=4",
-    "trainer.callbacks=[]",
-    "checkpoint.every_n_steps=20",
+    # A minute of training, so that it is not over before it has been disturbed: Slurm looks at limits each 30 s.
+    "trainer.callbacks=[{class_path: slurm.pause.Pause, init_args: {seconds: 0.1}}]",
+    f"checkpoint.every_n_steps={SAVED_EACH}",
 )
 
 
@@ -110,4 +113,4 @@ def test_whoever_was_given_notice_has_lost_no_step(disturbed: Launch) -> None:
 
     for before, after in pairwise(attempts):
         lost = before["last_step"] - after["first_step"]
-        assert lost == 0 if before["cause"] in ("preempted", "timeout") else lost <= 20
+        assert lost == 0 if before["cause"] in ("preempted", "timeout") else lost <= SAVED_EACH
