@@ -23,6 +23,7 @@ SETTINGS = (
     "resources.gpus_per_node=0",
     "resources.cpus_per_task=1",  # a thread a rank: there are two cores for eight of them
     "slurm.partition=low",
+    "data.init_args.batch_size=64",
     "trainer.max_epochs=3",
     "trainer.limit_train_batches=180",
     "trainer.limit_val_batches=4",
