@@ -154,8 +154,8 @@ class Launch:
         end = time.strftime("%FT%T", time.localtime(time.time() + 2))
         self.cluster.scontrol("update", f"jobid={job}", f"endtime={end}")
         self.until(lambda: self.causes[attempt - 1], "its time to be over", SLOW_S)
-        with suppress(ClusterError):  # it may have been submitted again
-            self.cluster.scontrol("update", f"jobid={job}", f"timelimit={limit}")  # else it keeps the shorter one
+        self.cluster.wait(job, "PENDING")
+        self.cluster.scontrol("update", f"jobid={job}", f"timelimit={limit}")  # else it keeps the shorter one
 
     def finish(self, attempt: int = 1, seconds: float = SLOW_S) -> "Launch":
         """Let that attempt or a later one do some work, then come to its end."""

@@ -17,7 +17,7 @@ from slurm.scenarios import eventually
 
 pytestmark = pytest.mark.slurm
 
-OUTAGE_S = 40.0
+OUTAGE_S = 25.0
 """Longer than Slurm's commands wait for slurmctld."""
 CUT_S = 60.0
 
