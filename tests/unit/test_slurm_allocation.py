@@ -245,6 +245,31 @@ class TestGoesOn:
 
         assert slurm.calls[-1] == "scontrol update JobId=7 ExcNodeList=n2,n5"
 
+    def test_but_not_those_that_the_spec_names_and_those_that_it_excludes_stay_so(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
+    ) -> None:
+        ended = AttemptEnded(attempt=1, cause="infra", reason="", step=0, lost=("n2", "n5"))
+        asked = {"nodelist": ["n[1-3]"], "exclude": ["n9"]}
+        run = make_run("run", AttemptStarting(attempt=1, target="slurm"), ended, slurm=asked)
+        slurm.job_is("limit-leave")
+
+        job().renew(run, spec_of(run))
+
+        assert slurm.calls[-1] == "scontrol update JobId=7 ExcNodeList=n9,n5"
+
+    def test_they_are_not_excluded_if_too_few_nodes_would_be_left(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
+    ) -> None:
+        ended = AttemptEnded(attempt=1, cause="infra", reason="", step=0, lost=("n2", "n5"))
+        run = make_run("run", AttemptStarting(attempt=1, target="slurm"), ended)
+        slurm.job_is("limit-leave")
+        slurm.answers("sbatch", fails("allocation failure: Requested node configuration is not available"))
+
+        job().renew(run, spec_of(run))
+
+        script = f"{run.storage.root}/slurm/7_submission.sh"
+        assert slurm.calls[-2:] == ["scontrol requeue 7", f"sbatch --test-only --exclude=n2,n5 {script}"]
+
     def test_that_they_could_not_be_excluded_stops_nothing(
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun, resubmitted: list[Run]
     ) -> None:

@@ -82,6 +82,15 @@ class TestSubmit:
             record.event for record in run.ledger.records()
         ]
 
+    def test_they_are_not_if_sbatch_finds_too_few_nodes_then(self, make_run: MakeRun, slurm: FakeSlurm) -> None:
+        lost = AttemptEnded(attempt=1, cause="infra", reason="", step=0, lost=("n2", "n5"))
+        run = make_run("run", AttemptStarting(attempt=1, target="slurm"), lost)
+        slurm.answers("sbatch", fails("sbatch: error: Requested node configuration is not available"), TAKEN)
+
+        submit(run, spec_of(run))
+
+        assert "--exclude" not in script(run)
+
     def test_that_sbatch_refuses_is_said_in_its_words(self, make_run: MakeRun, slurm: FakeSlurm) -> None:
         run = make_run()
         slurm.answers("sbatch", fails("sbatch: error: invalid partition specified: gpus"))

@@ -10,6 +10,8 @@ from launcher.backend import Ending
 from launcher.backends.slurm import commands
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import Ends, ended_because, expand_hosts
+from launcher.backends.slurm.script import avoided
+from launcher.backends.slurm.submission import FOLDER
 from launcher.policy import Cause
 from launcher.run import Run
 from launcher.spec import JobSpec
@@ -111,7 +113,9 @@ class JobAllocation:
         while True:
             try:
                 commands.requeue(commands.show_job(self._start.job).name)
-                self._exclude(run.ledger.refresh().excluded)
+                failed = run.ledger.refresh().excluded
+                if failed and (hosts := avoided(spec.slurm, failed)):
+                    self._exclude(hosts, run)
                 return
             except SlurmError as refused:
                 if not refused.silent:
@@ -121,10 +125,12 @@ class JobAllocation:
                 time.sleep(_ASK_AGAIN_S)
         self._resubmit(run, spec)
 
-    def _exclude(self, hosts: Sequence[str]) -> None:
-        if hosts:
-            with suppress(SlurmError):  # Slurm sends no job to a node that it knows to be down
-                commands.exclude(self._start.job, hosts)
+    def _exclude(self, hosts: Sequence[str], run: Run) -> None:
+        """Unless too few nodes would be left: the job would wait for ever. Slurm knows itself which ones are down."""
+        script = f"{run.storage.root}/{FOLDER}/{self._start.job}_submission.sh"
+        with suppress(SlurmError):
+            commands.start_estimate([f"--exclude={','.join(hosts)}", script])
+            commands.exclude(self._start.job, hosts)
 
     @property
     def _name(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.backends.slurm.environment import setup_lines
+from launcher.backends.slurm.job import expand_hosts
 from launcher.spec import JobSpec, seconds
 from launcher.spec_slurm import Slurm
 
@@ -44,6 +45,13 @@ def tasks_per_node(spec: JobSpec) -> int:
     return spec.resources.tasks_per_node or spec.resources.gpus_per_node or 1
 
 
+def avoided(slurm: Slurm | None, failed: Sequence[str]) -> list[str]:
+    """Nodes not to run on: those of the spec, and those that failed, except where the spec asks for them by name."""
+    slurm = slurm or Slurm()
+    wanted = {host for nodes in slurm.nodelist for host in expand_hosts(nodes)}
+    return list(dict.fromkeys([*slurm.exclude, *(host for host in failed if host not in wanted)]))
+
+
 def sbatch_options(
     spec: JobSpec, *, name: str, comment: str, exclude: Sequence[str] = (), singleton: bool = False
 ) -> dict[str, Any]:
@@ -52,7 +60,7 @@ def sbatch_options(
     Args:
         name: the job's, the same for each job of a run.
         comment: by which the job is found again.
-        exclude: nodes to avoid, beside those of the spec.
+        exclude: nodes that failed.
         singleton: start when no other job of this name is left. One has run then, hence what the spec's own dependency
             asks for was met; asked again, Slurm would wait for ever for jobs that it has forgotten.
     """
@@ -74,7 +82,7 @@ def sbatch_options(
         "account": slurm.account,
         "qos": slurm.qos,
         "constraint": slurm.constraint,
-        "exclude": ",".join(dict.fromkeys([*slurm.exclude, *exclude])) or None,
+        "exclude": ",".join(avoided(slurm, exclude)) or None,
         "nodelist": ",".join(slurm.nodelist) or None,
         "gres": slurm.gres,
         "dependency": "singleton" if singleton else slurm.dependency,

@@ -40,7 +40,15 @@ def submit(
         LedgerConflict: somebody else acts on the run.
     """
 
-    def send(number: int, exclude: Sequence[str]) -> str:
+    def send(number: int, failed: Sequence[str]) -> str:
+        try:
+            return sbatch(number, failed)
+        except SlurmError:
+            if not failed:
+                raise
+            return sbatch(number, ())  # without these too few nodes may be left
+
+    def sbatch(number: int, exclude: Sequence[str]) -> str:
         from launcher.backends.slurm.payload import Supervise
 
         executor = _executor(run.record, spec, run.storage.root, number, exclude, again=again)
