@@ -71,6 +71,8 @@ def test_a_start_is_estimated_or_refused() -> None:
     assert commands.start_estimate(["--wrap=true"]) is not None
     with pytest.raises(SlurmError, match="invalid partition specified: nowhere"):
         commands.start_estimate(["--partition=nowhere", "--wrap=true"])
+    with pytest.raises(SlurmError, match="Requested node configuration is not available"):
+        commands.start_estimate(["--nodes=8", "--exclude=n1", "--wrap=true"])
 
 
 def test_an_unknown_job_has_no_steps_and_is_not_shown() -> None:

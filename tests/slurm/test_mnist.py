@@ -25,7 +25,7 @@ SETTINGS = (
     "slurm.partition=low",
     "data.init_args.batch_size=64",
     "trainer.max_epochs=3",
-    "trainer.limit_train_batches=180",
+    "trainer.limit_train_batches=130",
     "trainer.limit_val_batches=4",
     "trainer.limit_test_batches=4",
     # A minute of training, so that it is not over before it has been disturbed: Slurm looks at limits each 30 s.
