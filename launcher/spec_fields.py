@@ -108,11 +108,10 @@ Memory = Annotated[
     str, text("[1-9][0-9]{0,8}[KMGT]|0", "an amount with its unit, such as '16G' or '512M', or \"0\" for all of a node")
 ]
 VariableName = Annotated[str, text("[A-Za-z_][A-Za-z0-9_]*", "letters, digits and '_', no digit first")]
-Strings = Annotated[
-    list[str],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]),
-]
-"""A single one needs no list."""
+OneOrMany = BeforeValidator(
+    lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]
+)
+"""Of a list of texts: a single one needs no list."""
 
 
 class ClassSpec(Section):
