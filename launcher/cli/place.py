@@ -49,14 +49,35 @@ def check_fits(spec: JobSpec, target: Target) -> None:
             raise SpecError(found)
 
 
+def kind_of(record: Record) -> str:
+    """Of the run's target."""
+    return str(record.site["kind"]) if record.site else "local"
+
+
 def backend_of(record: Record) -> Backend:
     """That of the run's target: for planning, and for driving it from here."""
     if record.site is None:
         return LocalBackend()
+    if kind_of(record) == "tpu":
+        from launcher.backends.tpu.backend import TpuBackend
+
+        return TpuBackend(record.site.get("api_endpoint"))
     from launcher.backends.slurm.allocation import Interactive, this_start
     from launcher.backends.slurm.backend import SlurmBackend
 
     return SlurmBackend(this_start(), Interactive()) if in_allocation() else SlurmBackend()
+
+
+def check_reach(record: Record, spec: JobSpec) -> None:
+    """Ask the run's target whether it would take it, before there is anything of the run.
+
+    Raises:
+        LauncherError: it would not: who may what, and what there is.
+    """
+    if kind_of(record) == "tpu":
+        from launcher.backends.tpu.backend import TpuBackend
+
+        TpuBackend((record.site or {}).get("api_endpoint")).check(spec)
 
 
 def in_allocation() -> bool:
@@ -65,7 +86,7 @@ def in_allocation() -> bool:
 
 
 def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
-    if found.record.site is not None and not in_allocation():
+    if kind_of(found.record) == "slurm" and not in_allocation():
         return _submit(found, spec, args, terminal)
     if args.detach:
         detach(found, terminal)

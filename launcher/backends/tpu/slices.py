@@ -259,6 +259,14 @@ def request_body(
     return body
 
 
+def first_request(run_id: str, run_dir: str, tpu: Tpu) -> Json:
+    """What a run's first attempt asks for, but for the lease and the key. Pure."""
+    assert tpu.project, "the plan has seen to that"
+    claim = Claim(count=1, zone=tpu.zone[0], name=resource_name(run_id, run_dir, 1, 1))
+    labels = {RUN: _slug(run_id)[:63], ATTEMPT: "1"}
+    return request_body(tpu.project, tpu, claim, run_dir, labels, "launcher:KEY")
+
+
 def check_zones(api: Api, tpu: Tpu) -> None:
     """Before a run is created: there is such a project, these zones, and what is wanted in each.
 
