@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,13 +105,42 @@ class Launch:
     def ends_after(self, steps: int) -> None:
         self.run.storage.replace("steps", str(steps).encode())
 
-    def until_step(self, step: int, attempt: int = 1) -> None:
-        def there() -> bool:
-            assert self._drivers[-1].poll() is None, self.said
-            found = self.run.read_json(f"attempts/{attempt:03d}/progress.json")
-            return bool(found and found["step"] >= step)
+    def until(self, condition: Callable[[], object], awaited: str) -> None:
+        """The driver lives until then."""
 
-        eventually(there, f"step {step} of attempt {attempt}; {self.said}", LONG_S)
+        def there() -> object:
+            assert self._drivers[-1].poll() is None, self.said
+            return condition()
+
+        eventually(there, f"{awaited}; {self.said}", LONG_S)
+
+    def until_step(self, step: int, attempt: int = 1) -> None:
+        self.until(lambda: self._steps(attempt) >= step, f"step {step} of attempt {attempt}")
+
+    def _steps(self, attempt: int) -> int:
+        found = self.run.read_json(f"attempts/{attempt:03d}/progress.json")
+        return int(found["step"]) if found else 0
+
+    @property
+    def steps(self) -> int:
+        return self._steps(self.attempts[-1].number)
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """Of the newest attempt; empty where it has not been written down."""
+        return self.run.read_json(f"attempts/{self.attempts[-1].number:03d}/slice.json") or {}
+
+    @property
+    def hosts_up(self) -> bool:
+        return bool(self.claim["ready"])
+
+    @property
+    def log_begins(self) -> bool:
+        return bool(self.run.storage.list(f"attempts/{self.attempts[-1].number:03d}/logs/rank-00000.log"))
+
+    @property
+    def verdict(self) -> object:
+        return self.claim["verdict"]
 
     @property
     def attempts(self) -> Sequence[Any]:
@@ -124,8 +153,7 @@ class Launch:
     @property
     def node(self) -> str:
         """Of the newest attempt."""
-        claim = self.run.read_json(f"attempts/{self.attempts[-1].number:03d}/slice.json")
-        return str(claim["name"])
+        return str(self.claim["name"])
 
     @property
     def asked_for(self) -> list[str]:

@@ -20,7 +20,7 @@ from launcher.backends.tpu.errors import Json, TpuError, Trouble, error_of, expl
 
 ENDPOINT = "https://tpu.googleapis.com"
 PATIENCE_S = 12.0
-"""What fails for a passing reason is tried again for so long. Supervisors call this, and renew their lease between."""
+"""What fails for a passing reason is tried again for so long."""
 _TIMEOUT_S = 15.0
 _PAUSES_S = (0.3, 0.6, 1.2, 2.4, 4.8)
 
@@ -28,17 +28,26 @@ _PAUSES_S = (0.3, 0.6, 1.2, 2.4, 4.8)
 class Api:
     """The API as one project sees it. Whatever fails is a TpuError, in words that its user can act on."""
 
-    def __init__(self, project: str, endpoint: str | None = None, *, token: Callable[..., str] | None = None) -> None:
+    def __init__(
+        self,
+        project: str,
+        endpoint: str | None = None,
+        *,
+        token: Callable[..., str] | None = None,
+        patience_s: float | None = None,
+    ) -> None:
         """
         Args:
             project: its id.
             endpoint: where the API is, if it is not Google's: else what the gcloud CLI would take.
             token: as Tokens gives them.
+            patience_s: in the place of PATIENCE_S; 0 for those who look again anyway.
         """
         self.project = project
         given = endpoint or os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU") or ENDPOINT
         self._url = given.rstrip("/")
         self._token = token or Tokens()
+        self._patience_s = patience_s
 
     # Queued resources: a request for machines, which waits for them and then owns them
 
@@ -132,7 +141,8 @@ class Api:
         """What is lost on the way, or refused for a passing reason, is asked again: all calls can be made twice."""
         parameters = f"?{urllib.parse.urlencode(query)}" if query else ""
         url, renew = f"{self._url}/v2/{path}{parameters}", False
-        deadline, pauses = time.monotonic() + PATIENCE_S, iter(_PAUSES_S)
+        patience_s = PATIENCE_S if self._patience_s is None else self._patience_s
+        deadline, pauses = time.monotonic() + patience_s, iter(_PAUSES_S)
         while True:
             try:
                 return self._send(verb, url, self._token(renew=renew), body, doing)

@@ -54,7 +54,8 @@ class MachineAttempt:
         self._stop = False
         self._preempted: float | None = None
         self._first_exit: float | None = None
-        self._said = ""
+        self._dark = ""
+        """What the API said last, if that was not how the machines are."""
 
     def stop(self) -> None:
         self._stop = True
@@ -69,12 +70,8 @@ class MachineAttempt:
             if self._claim.verdict:
                 return self._clear_away(self._claim.verdict)
         except TpuError as error:  # that says nothing about the attempt
-            if str(error) != self._said:
-                log.warning("%s", error)
-            self._said = str(error)
-            self._due = time.monotonic() + LOOK_S
+            self._note(error)
             return Seen(Phase.UNKNOWN, reason=str(error))
-        self._said = ""
         begun = self._hosts is not None and all(host.begun for host in self._hosts.all)
         return Seen(Phase.RUNNING if begun else Phase.PENDING, reason=self._view.reason)
 
@@ -83,11 +80,23 @@ class MachineAttempt:
             self._hosts.close()
             self._hosts = None
 
+    def _note(self, error: TpuError) -> None:
+        if str(error) != self._dark:
+            log.warning("%s", error)
+        self._dark = str(error)
+        self._due = time.monotonic() + LOOK_S
+
     # Machines
 
     def _advance(self) -> None:
         if time.monotonic() >= self._due:
-            self._claim, self._view = self._slice.look(self._claim, self._key.public)
+            try:
+                self._claim, self._view = self._slice.look(self._claim, self._key.public)
+                self._dark = ""
+            except TpuError as error:
+                if self._hosts is None:
+                    raise
+                self._note(error)  # the hosts are there all the same
             self._due = time.monotonic() + LOOK_S
         view = self._view
         match view.stand:
@@ -183,7 +192,7 @@ class MachineAttempt:
                 return self._cause(codes)
         begun = all(one.begun for one in hosts.all)
         silent = hosts.silent(SILENT_S if begun else BOOT_S)
-        if silent and not self._moves():
+        if silent and not self._dark and not self._moves():
             return Cause.INFRA, f"host {silent[0]} does not answer: {hosts.all[silent[0]].error or 'no word from it'}"
         return None
 

@@ -128,12 +128,12 @@ class TpuBackend:
         if attempt not in self._attempts:
             spec = JobSpec.model_validate(run.read_json(spec_path(attempt)))
             tpu = _complete(spec.tpu)
-            self._attempts[attempt] = MachineAttempt(run, attempt, self._api(tpu), tpu, own_key())
+            self._attempts[attempt] = MachineAttempt(run, attempt, self._api(tpu, patience_s=0.0), tpu, own_key())
         return self._attempts[attempt]
 
-    def _api(self, tpu: Tpu) -> Api:
+    def _api(self, tpu: Tpu, patience_s: float | None = None) -> Api:
         assert tpu.project
-        return Api(tpu.project, self._endpoint)
+        return Api(tpu.project, self._endpoint, patience_s=patience_s)
 
 
 def python_of(tpu: Tpu) -> str:

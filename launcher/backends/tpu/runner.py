@@ -162,7 +162,7 @@ class Runner:
         if order["setup"] or order["packages"]:
             self.enter("setup")
         if order["setup"]:
-            self.call("tpu.setup", ["bash", "-euc", "\n".join(order["setup"])])
+            self.call("tpu.setup", ["bash", "--norc", "-ec", "\n".join(order["setup"])])
         if order["packages"]:
             self.make_environment(Path(order["environment"]))
         least = ".".join(map(str, OLDEST))
