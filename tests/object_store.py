@@ -36,14 +36,25 @@ def emulator(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
     # Not by the package's own class: nobody reads the pipe that it gives the server to write to.
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([_binary(), *options, *stored], stdout=log, stderr=log)
+    before = os.environ.get("STORAGE_EMULATOR_HOST")
     try:
         _await(url, server)
-        os.environ["STORAGE_EMULATOR_HOST"] = url
+        _use(url)
         yield url
     finally:
-        os.environ.pop("STORAGE_EMULATOR_HOST", None)
+        _use(before)
         server.kill()
         server.wait()
+
+
+def _use(url: str | None) -> None:
+    """From here on, this process has its objects there."""
+    from launcher import gcs
+
+    gcs._made.clear()
+    os.environ.pop("STORAGE_EMULATOR_HOST", None)
+    if url:
+        os.environ["STORAGE_EMULATOR_HOST"] = url
 
 
 def _binary() -> str:

@@ -37,11 +37,9 @@ class Launch:
         self.cloud, self._folder, self._drivers = cloud, folder, list[subprocess.Popen[bytes]]()
         tpu = {"accelerator_type": "v4-16", "zone": ZONE, "project": "fake-project", "python": sys.executable}
         tpu |= sections.pop("tpu", {})
-        variables = {"STORAGE_EMULATOR_HOST": os.environ["STORAGE_EMULATOR_HOST"]}
         body = {
             "name": name,
             "model": {"class_path": "gs_stub.None_"},
-            "env": {"vars": variables},
             "resources": {"cpus_per_task": 1},
             "tpu": tpu,
             **sections,

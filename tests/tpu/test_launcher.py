@@ -78,8 +78,7 @@ RANKS = ("--set", "resources.tasks_per_node=1", "--set", "resources.cpus_per_tas
 
 
 def test_a_preempted_run_ends_with_the_weights_of_one_that_was_never_touched(user: User, cloud: Cloud) -> None:
-    variables = f"env.vars={{STORAGE_EMULATOR_HOST: '{os.environ['STORAGE_EMULATOR_HOST']}'}}"
-    words = ("run", QUICKSTART, "--no-check", *RANKS, "--set", variables)
+    words = ("run", QUICKSTART, "--no-check", *RANKS)
     local = user.start(
         *words, "--name", "untouched", "--set", "resources.nodes=2", LAUNCHER_RUNS=str(user.folder / "r")
     )
@@ -190,8 +189,7 @@ def test_what_the_account_may_not_create_is_told_at_once(user: User, cloud: Clou
 
 def test_a_run_whose_launcher_is_killed_is_carried_on_by_watch(user: User, cloud: Cloud, tmp_path: Path) -> None:
     """From another machine: no key, no scratch folder, no connection. Its ranks do not notice."""
-    variables = f"env.vars={{STORAGE_EMULATOR_HOST: '{os.environ['STORAGE_EMULATOR_HOST']}'}}"
-    words = ("run", QUICKSTART, "--no-check", "--name", "watched", "--detach", *ON_CLOUD, *RANKS, "--set", variables)
+    words = ("run", QUICKSTART, "--no-check", "--name", "watched", "--detach", *ON_CLOUD, *RANKS)
     code, said = user(*words)
     assert code == 0, said
     run = user.run_of("watched")
@@ -215,8 +213,7 @@ def test_a_run_whose_launcher_is_killed_is_carried_on_by_watch(user: User, cloud
 
 
 def test_a_run_without_a_launcher_is_cancelled_with_its_machines(user: User, cloud: Cloud) -> None:
-    variables = f"env.vars={{STORAGE_EMULATOR_HOST: '{os.environ['STORAGE_EMULATOR_HOST']}'}}"
-    words = ("run", QUICKSTART, "--no-check", "--name", "cancelled", "--detach", *ON_CLOUD, *RANKS, "--set", variables)
+    words = ("run", QUICKSTART, "--no-check", "--name", "cancelled", "--detach", *ON_CLOUD, *RANKS)
     code, said = user(*words)
     assert code == 0, said
     run = user.run_of("cancelled")

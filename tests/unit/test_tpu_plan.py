@@ -23,6 +23,11 @@ CODE = Code(
 LEAST = {"accelerator_type": "v4-16", "zone": "us-central2-b", "project": "mine"}
 
 
+@pytest.fixture(autouse=True)
+def on_google(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+
+
 def spec_of(tpu: dict[str, Any], **sections: Any) -> JobSpec:
     return JobSpec.model_validate({"name": "test", "model": {"class_path": "a.B"}, "tpu": tpu, **sections})
 
@@ -69,6 +74,13 @@ def held(name: str, body: Any, request: pytest.FixtureRequest) -> None:
 )
 def test_a_plan_is_what_it_was(name: str, make: Callable[[], Plan], request: pytest.FixtureRequest) -> None:
     held(name, make().as_json(), request)
+
+
+def test_hosts_are_told_where_an_object_store_is_that_is_not_google_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "STORAGE_EMULATOR_HOST" not in plan(LEAST).env
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://10.0.0.1:1")
+
+    assert plan(LEAST).env["STORAGE_EMULATOR_HOST"] == "http://10.0.0.1:1"
 
 
 def test_what_is_asked_for_is_what_it_was(request: pytest.FixtureRequest) -> None:

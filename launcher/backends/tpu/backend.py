@@ -70,6 +70,8 @@ class TpuBackend:
         }
         if threads is None:  # a host's cores are its ranks' own
             del env["OMP_NUM_THREADS"]
+        if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):  # else the same address would be another place there
+            env["STORAGE_EMULATOR_HOST"] = emulator
         ranks = []
         for rank in range(hosts * tasks):
             node, local = divmod(rank, tasks)
