@@ -32,6 +32,9 @@ class Plan:
     run_dir: str
     attempt: int
     hosts: tuple[str, ...]
+    """That it runs on."""
+    idle: tuple[str, ...] = ()
+    """Hosts of the allocation that it leaves idle: with them, ranks could not share the global batch."""
     workdir: str
     env: dict[str, str]
     """What is added to the environment of the supervisor for all ranks."""
@@ -40,10 +43,14 @@ class Plan:
     argv: tuple[str, ...]
     """The command of every rank."""
     accelerator: str
-    """`gpu` or `cpu`."""
+    """`gpu`, `cpu` or `xla`."""
     archive: str | None
     """The snapshot's address: unpacked on each machine where it is no folder yet."""
     ranks: tuple[RankPlan, ...]
+
+    @property
+    def tasks_per_node(self) -> int:
+        return sum(rank.node == 0 for rank in self.ranks)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,6 +6,7 @@ On the same machine the kernel says it; from elsewhere the lease does: a file th
 import json
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 from launcher.ledger import Driver
@@ -22,6 +23,7 @@ def this_process(job: str = "") -> Driver:
     return Driver(host=os.uname().nodename, machine=this_machine(), pid=pid, started=start_ticks(pid) or 0, job=job)
 
 
+@cache
 def this_machine() -> str:
     """Boot and pid namespace: two processes with the same value see the same pids. "" where unknown."""
     try:

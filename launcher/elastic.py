@@ -5,6 +5,7 @@ loader. Any number of ranks that divides them can take the run on, with as many 
 that takes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from launcher.errors import UsageError
@@ -53,14 +54,52 @@ def allowed_sizes(spec: JobSpec, created_with: int) -> tuple[int, ...]:
     )
 
 
-def check_size(spec: JobSpec, created_with: int | None, world_size: int, accelerator: str) -> None:
+def allowed_nodes(spec: JobSpec, created_with: int | None, tasks: int) -> tuple[int, ...]:
+    """Of the numbers of nodes that resources.nodes leaves to a scheduler, those that a run can use in full, ascending.
+
+    Args:
+        spec: as it is now.
+        created_with: Record.ranks of the run; None: it is about to be created, for the largest number.
+        tasks: ranks on each node.
+    """
+    least, most = spec.resources.least_nodes, spec.resources.most_nodes
+    return tuple(
+        nodes for nodes in _nodes(allowed_sizes(spec, created_with or most * tasks), tasks) if least <= nodes <= most
+    )
+
+
+def nodes_to_use(
+    spec: JobSpec, created_with: int | None, tasks: int, accelerator: str, granted: int | None = None
+) -> int:
+    """On how many nodes an attempt runs: the largest number that can share the global batch; others stay idle.
+
+    Args:
+        spec, created_with, tasks: as for allowed_nodes.
+        accelerator: `cpu` or `gpu`.
+        granted: nodes that there are; None: as many as resources.nodes asks for at most.
+
+    Raises:
+        UsageError: the fewest that resources.nodes asks for cannot share it, or are not there.
+    """
+    resources = spec.resources
+    created_with = created_with or resources.most_nodes * tasks
+    check_size(spec, created_with, resources.least_nodes * tasks, accelerator, tasks=tasks)
+    if granted is not None and granted < resources.least_nodes:
+        raise UsageError(f"resources.nodes: {resources.nodes}, but the allocation has {granted}")
+    return max(nodes for nodes in allowed_nodes(spec, created_with, tasks) if granted is None or nodes <= granted)
+
+
+def check_size(
+    spec: JobSpec, created_with: int | None, world_size: int, accelerator: str, *, tasks: int | None = None
+) -> None:
     """Whether an attempt may begin.
 
     Args:
         spec: as it is now.
         created_with: as for global_batch.
         world_size: that the attempt would have.
-        accelerator: `cpu` or `gpu`.
+        accelerator: `cpu`, `gpu` or `xla`.
+        tasks: ranks on each node; None: those possible are named by their ranks alone.
 
     Raises:
         UsageError: with the world sizes that are possible, or the key to set.
@@ -71,10 +110,12 @@ def check_size(spec: JobSpec, created_with: int | None, world_size: int, acceler
     sizes = allowed_sizes(spec, batch.ranks)
     if world_size not in sizes:
         powers = ", of which exact: world-size takes powers of two" if spec.exact == "world-size" else ""
+        nodes = _nodes(sizes, tasks) if tasks else ()
+        of_nodes = f"; of nodes with {tasks} each: {', '.join(map(str, nodes))}" if nodes else ""
         raise UsageError(
             f"resources: {world_size} ranks cannot share the {batch.micro_batches} micro-batches of a step "
             f"({batch.ranks} ranks that the run was created with x trainer.accumulate_grad_batches {batch.accumulate})"
-            f"{powers}; possible numbers of ranks: {', '.join(map(str, sizes))}"
+            f"{powers}; possible numbers of ranks: {', '.join(map(str, sizes))}{of_nodes}"
         )
 
 
@@ -96,6 +137,11 @@ def _check_exact(spec: JobSpec, batch: GlobalBatch, accelerator: str) -> None:
             "exact: world-size: set resources.cpus_per_task; without it the number of threads follows from that of "
             "ranks, and with it the order in which sums are taken"
         )
+
+
+def _nodes(sizes: Iterable[int], tasks: int) -> tuple[int, ...]:
+    """World sizes in nodes, as far as they fill them."""
+    return tuple(size // tasks for size in sizes if size % tasks == 0)
 
 
 def _is_power_of_two(number: int) -> bool:

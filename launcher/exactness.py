@@ -16,14 +16,14 @@ def guarantee(accelerator: str, ranks: int, *, deterministic: bool, exact: str) 
     """What a resumed run has in common with one that was never touched.
 
     Args:
-        accelerator: `cpu` or `gpu`.
+        accelerator: `cpu`, `gpu`, or `xla`, which is XLA on the CPU.
         deterministic: trainer.deterministic is on.
         exact: that of the spec.
     """
     if exact == "world-size" and (accelerator == "cpu" or deterministic):
         same = "" if accelerator == "cpu" else " of GPUs of the same kind"
         return f"the same weights and optimizer states to the bit, on any power of two{same}; metrics up to rounding"
-    if accelerator == "cpu":
+    if accelerator in ("cpu", "xla"):
         return "the same bits, while the number of ranks and of threads stays the same"
     if not deterministic:
         return "the same samples and random numbers; for the same bits set trainer.deterministic: true"
@@ -41,13 +41,14 @@ def consequences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = dict(_leaves(old)), dict(_leaves(new))
     changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     return [
-        f"{key}: {_shown(before, key)} -> {_shown(after, key)}: {_effect(key, str(new.get('exact', '')))}"
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}: "
+        f"{_effect(key, (before.get(key), after.get(key)), str(new.get('exact', '')))}"
         for key in changed
         if not _is_below(key, _WITHOUT_EFFECT)
     ]
 
 
-def _effect(key: str, exact: str) -> str:
+def _effect(key: str, values: tuple[Any, Any], exact: str) -> str:
     if _is_below(key, _LENGTH):
         return (
             "as if it had been so from the beginning, unless a learning rate schedule depends on the length of training"
@@ -56,6 +57,11 @@ def _effect(key: str, exact: str) -> str:
         if exact == "world-size":
             return "the same samples in each step, and the same bits in weights and optimizer states"
         return "the same samples in each step; sums over them may differ in their last bits"
+    if key == "trainer.strategy" and "xla" in values:
+        return (
+            "the same samples in each step; sums over them may differ in their last bits, and what the model draws on "
+            "its device, as for dropout, comes from another generator"
+        )
     if key == "resources.cpus_per_task":
         return "sums over other threads may differ in their last bits"
     return "from here on; the run is no longer what it would have been from the beginning"

@@ -46,6 +46,8 @@ class Submitting:
     target: str
     exclude: tuple[str, ...] = ()
     """Hosts that it is not to run on."""
+    cells: tuple[int, ...] = ()
+    """Of a sweep: which of its runs, by the order of the array's elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class AttemptStarted:
     hosts: tuple[str, ...]
     handle: dict[str, Any]
     """What the backend needs to find the attempt again."""
+    idle: tuple[str, ...] = ()
+    """Hosts of the allocation that it does not use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +189,8 @@ class Attempt:
     target: str
     started: float
     hosts: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+    """Hosts that were granted, and that it does not use."""
     handle: dict[str, Any] | None = None
     first_step: int | None = None
     """Known once rank 0 has chosen where to begin."""
@@ -211,6 +217,8 @@ class Submission:
     """Seconds since 1970."""
     job: str | None = None
     """None: nobody has written down whether the scheduler took it."""
+    cells: tuple[int, ...] = ()
+    """As in Submitting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +271,7 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
         case Driving():
             return replace(state, driver=event.driver)
         case Submitting():
-            submission = Submission(number=event.submission, at=at)
+            submission = Submission(number=event.submission, at=at, cells=event.cells)
             return replace(state, submission=submission, submissions=event.submission)
         case Submitted():
             now = state.submission
@@ -273,7 +281,7 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
             attempt = Attempt(number=event.attempt, target=event.target, started=at)
             return replace(state, attempts=(*state.attempts, attempt))
         case AttemptStarted():
-            return _update(state, event.attempt, hosts=event.hosts, handle=event.handle)
+            return _update(state, event.attempt, hosts=event.hosts, idle=event.idle, handle=event.handle)
         case AttemptResumes():
             return _update(
                 state,

@@ -13,7 +13,17 @@ from pydantic import Field, ValidationError, model_validator
 from launcher.document import Document, Finding, Path, Place
 from launcher.errors import Problem, SpecError
 from launcher.overrides import CannotSet, assign, override, vary
-from launcher.spec_fields import ClassSpec, Duration, Memory, Name, Section, VariableName, seconds, text
+from launcher.spec_fields import (
+    ClassSpec,
+    Duration,
+    Memory,
+    Name,
+    Range,
+    Section,
+    VariableName,
+    seconds,
+    text,
+)
 from launcher.spec_problems import as_problems, dotted, given, in_words
 from launcher.spec_slurm import Slurm
 from launcher.spec_sweep import Sweep, cells, written
@@ -56,8 +66,8 @@ class Model(ClassSpec):
 class Resources(Section):
     """What each attempt needs. Nodes are machines, tasks are ranks."""
 
-    nodes: Positive = 1
-    """Number of machines."""
+    nodes: Positive | Range = 1
+    """Number of machines; or the least and the most, such as "2-4": each attempt takes what the queue gives."""
     tasks_per_node: Positive | None = None
     """Ranks on each node; by default one for each GPU, or one where there is none."""
     gpus_per_node: Budget | None = None
@@ -69,9 +79,17 @@ class Resources(Section):
     time: Duration | None = None
     """Time limit of an allocation, such as "90s", "24h" or "1-12:00:00". Where it ends, the run goes on in the next."""
 
+    @property
+    def least_nodes(self) -> int:
+        return int(str(self.nodes).partition("-")[0])
+
+    @property
+    def most_nodes(self) -> int:
+        return int(str(self.nodes).rpartition("-")[2])
+
     @model_validator(mode="after")
     def _not_too_many_ranks(self) -> Self:
-        ranks = self.nodes * (self.tasks_per_node or self.gpus_per_node or 1)
+        ranks = self.most_nodes * (self.tasks_per_node or self.gpus_per_node or 1)
         if ranks > MAX_RANKS:
             raise ValueError(f"nodes and the tasks of each make {ranks:,} ranks; at most {MAX_RANKS:,} are possible")
         return self

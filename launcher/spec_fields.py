@@ -1,8 +1,12 @@
 """What the sections of a job spec are made of: their base, class specs, and values of a certain form."""
 
+import ast
+import inspect
 import re
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -13,10 +17,31 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 class Section(BaseModel):
     """A mapping of the job spec: no unknown keys, no conversions (neither "3" nor true is a number), no changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     elsewhere: ClassVar[dict[str, str]] = {}
     """Keys that people look for here, and where to put them instead."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With the docstrings of the keys. Pydantic's use_attribute_docstrings would look for them at each start."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for section in reversed(cls.__mro__[: cls.__mro__.index(Section)]):
+            for key, description in _docstrings(section):
+                if key in properties:
+                    properties[key]["description"] = description
+        return schema
+
+
+def _docstrings(section: type) -> Iterator[tuple[str, str]]:
+    """Of a class's own attributes, as its source has them."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(tree, ast.ClassDef)
+    for pair in pairwise(tree.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(value=ast.Constant(value=str() as text)):
+                yield key, inspect.cleandoc(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +132,17 @@ Name = Annotated[
 Memory = Annotated[
     str, text("[1-9][0-9]{0,8}[KMGT]|0", "an amount with its unit, such as '16G' or '512M', or \"0\" for all of a node")
 ]
+
+_RANGE = "([1-9][0-9]{0,8})-([1-9][0-9]{0,8})"
+
+
+def _is_range(value: Any) -> bool:
+    found = re.fullmatch(_RANGE, value) if isinstance(value, str) else None
+    return found is not None and int(found[1]) <= int(found[2])
+
+
+Range = Annotated[str, Form("a range such as '2-4'", _is_range, _RANGE)]
+"""The least and the most, as sbatch has them."""
 VariableName = Annotated[str, text("[A-Za-z_][A-Za-z0-9_]*", "letters, digits and '_', no digit first")]
 OneOrMany = BeforeValidator(
     lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]

@@ -144,7 +144,7 @@ class Slurm(Section):
     gres: Line | None = None
     """Such as gpu:a100:4, where resources.gpus_per_node alone does not say which."""
     array_parallelism: Annotated[int, Field(ge=1)] | None = None
-    """How many runs of a sweep may run at the same time."""
+    """How many runs of a sweep may run at the same time, of each array that it is submitted as."""
     dependency: Line | None = None
     """What has to happen before the run's first job starts."""
     mail_type: Line | None = None

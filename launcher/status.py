@@ -43,6 +43,7 @@ def status(run: Run) -> dict[str, Any]:
                 "started": attempt.started,
                 "ended": attempt.ended,
                 "hosts": list(attempt.hosts),
+                "idle": list(attempt.idle),
             }
             for attempt in state.attempts
         ],

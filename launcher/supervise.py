@@ -27,6 +27,7 @@ from launcher.policy import Cause, Finish, Phase, Seen, Start, Wait, decide
 from launcher.run import Run, attempt_folder, finished_path, spec_path
 from launcher.spec import JobSpec
 from launcher.status import last_step, living_driver
+from launcher.sweep import Sweep
 
 STOP_GRACE_S = 120.0
 """How long ranks may take to save and leave before they are killed."""
@@ -160,7 +161,7 @@ class Supervisor:
                 self._run.write_json(f"{attempt_folder(number)}/plan.json", plan.as_json())
                 self._run.write_json(spec_path(number), self._spec.model_dump(mode="json", exclude_unset=True))
                 handle = self._backend.start(plan)
-                self._append(AttemptStarted(attempt=number, hosts=plan.hosts, handle=handle))
+                self._append(AttemptStarted(attempt=number, hosts=plan.hosts, idle=plan.idle, handle=handle))
             case Finish(end, reason):
                 self._run.ledger.append(RunEnded(state=end, reason=reason), after=state.version)
             case Wait():
@@ -245,7 +246,7 @@ class Supervisor:
     def _check_submission(self, state: RunState, place: Place) -> None:
         """Raises NotTheDriver when the run waits for another job than this one, or for none."""
         now = state.submission
-        if now is None or now.number != place.submission:
+        if now is None or now.number != place.submission or now.job not in (None, place.job):
             raise NotTheDriver(f"{self._run.id}: job {place.job} is not the one that it waits for any more")
 
     def _check_driver(self, state: RunState) -> None:
@@ -261,14 +262,22 @@ class Supervisor:
             self._renewed = time.monotonic()
 
 
-def submit(run: Run, target: str, send: Callable[[int, tuple[str, ...]], str], *, after: int | None = None) -> str:
-    """Have a scheduler bring up a supervisor for the run: intent, effect, outcome.
+def submit(
+    run: Run | Sweep,
+    target: str,
+    send: Callable[[int, tuple[str, ...]], str],
+    *,
+    after: int | None = None,
+    cells: tuple[int, ...] = (),
+) -> str:
+    """Have a scheduler bring up a supervisor for a run, or for some of a sweep: intent, effect, outcome.
 
     Args:
-        run: that waits for no other job.
+        run: that waits for no other job; or a sweep.
         target: where to.
         send: submits the job that carries this number, not to run on these hosts, and returns its id.
         after: the version of the state that this was decided on; None: as it is now.
+        cells: as in Submitting.
 
     Raises:
         LedgerConflict: somebody else acts on the run; nothing was submitted.
@@ -276,7 +285,7 @@ def submit(run: Run, target: str, send: Callable[[int, tuple[str, ...]], str], *
     """
     state = run.ledger.refresh()
     number = state.submissions + 1
-    event = Submitting(submission=number, target=target, exclude=state.excluded)
+    event = Submitting(submission=number, target=target, exclude=state.excluded, cells=cells)
     run.ledger.append(event, after=state.version if after is None else after)
     job = send(number, state.excluded)
     run.ledger.append_while(lambda state: None, Submitted(submission=number, job=job))

@@ -8,7 +8,7 @@ whether it was cancelled.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,6 +35,9 @@ from launcher.status import brief, living_driver
 from launcher.storage import Storage, Unreachable
 
 _AT_ONCE = 16
+
+Waiting = Callable[[], Mapping[int, str] | None]
+"""The scheduler's jobs for runs that have not begun, by index; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +142,13 @@ def cell_overrides(overrides: Iterable[str], values: Mapping[str, Any]) -> tuple
 
 def missing(sweep: Sweep, *, failed: bool = False) -> list[Cell]:
     """Runs that have not come to an end, and that nobody drives now; `failed`: those that failed too."""
-    left = {"queued", "stopped", "cancelled", "unknown", *(["failed"] if failed else [])}
-    found = [one for one in lines(sweep) if one["state"] in left]
+    found = [one for one in lines(sweep) if one["state"] in unfinished(failed=failed)]
     return [sweep.cells[one["index"]] for one in found if one["state"] != "queued" or not _driven(sweep, one["index"])]
+
+
+def unfinished(*, failed: bool) -> set[str]:
+    """States of runs that are to go on if nobody drives them, or is about to; `failed`: those that failed too."""
+    return {"queued", "stopped", "cancelled", "unknown", *(["failed"] if failed else [])}
 
 
 def _driven(sweep: Sweep, index: int) -> bool:
@@ -150,42 +157,57 @@ def _driven(sweep: Sweep, index: int) -> bool:
     return run is not None and living_driver(run, run.ledger.refresh()) is not None
 
 
-def lines(sweep: Sweep) -> list[dict[str, Any]]:
-    """One for each run: what it differs in, its state, its metrics as they were logged last."""
+def lines(sweep: Sweep, waiting: Waiting = lambda: None) -> list[dict[str, Any]]:
+    """One for each run: what it differs in, its state, its metrics as they were logged last.
+
+    Args:
+        waiting: is asked if something waits.
+    """
     begun = {*sweep.storage.list("")}
     state = "cancelled" if sweep.ledger.refresh().cancelling else "queued"
-    waiting = {"state": state, "reason": "", "step": 0, "epoch": 0, "attempts": 0, "metrics": {}}
+    not_begun = {"state": state, "reason": "", "step": 0, "epoch": 0, "attempts": 0, "metrics": {}, "job": None}
 
     def line(cell: Cell) -> dict[str, Any]:
         known = {"index": cell.index, "run": cell_id(sweep.id, cell.index), "values": dict(cell.values)}
         if cell_folder(cell.index) not in begun:
-            return known | waiting
+            return known | not_begun
         try:
             run = sweep.cell(cell.index)
-            return known | (waiting if run is None else _seen(run))
+            return known | (not_begun if run is None else _seen(run))
         except Unreachable:
             raise
         except (LauncherError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return known | waiting | {"state": "unknown", "reason": str(error)}
+            return known | not_begun | {"state": "unknown", "reason": str(error)}
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:  # an object store answers each after some hundredths of a second
-        return list(threads.map(line, sweep.cells))
+        found = list(threads.map(line, sweep.cells))
+    if sweep.record.site is None or all(one["state"] != "queued" or one["job"] for one in found):
+        return found
+    jobs = waiting()
+    return found if jobs is None else [_with_job(one, jobs) for one in found]
+
+
+def _with_job(line: dict[str, Any], jobs: Mapping[int, str]) -> dict[str, Any]:
+    """Of a run that has not begun, or begins again, what is known about its job."""
+    if line["state"] != "queued" or line["job"]:
+        return line
+    job = jobs.get(line["index"])
+    return {**line, "job": job, "reason": f"job {job} is to start" if job else "no job waits for it"}
 
 
 def _seen(run: Run) -> dict[str, Any]:
     shown = brief(run)
-    seen = {key: shown[key] for key in ("state", "reason", "step", "epoch", "attempts")}
+    seen = {key: shown[key] for key in ("state", "reason", "step", "epoch", "attempts", "job")}
     paths = progress_path, finished_path
     reports = [run.read_json(path(shown["attempts"])) or {} for path in paths] if shown["attempts"] else []
     return seen | {"metrics": {name: value for report in reports for name, value in report.get("metrics", {}).items()}}
 
 
-def summary(sweep: Sweep) -> dict[str, Any]:
+def summary(sweep: Sweep, waiting: Waiting = lambda: None) -> dict[str, Any]:
     """The answer of `launcher status --json` for a sweep."""
-    found = lines(sweep)
-    counts = dict(Counter(one["state"] for one in found))
+    found = lines(sweep, waiting)
     return {
-        **_common(sweep, counts),
+        **_common(sweep, found),
         "metric": sweep.metric,
         "mode": sweep.mode,
         "best": best(found, sweep.metric, sweep.mode),
@@ -194,37 +216,40 @@ def summary(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def sweep_brief(sweep: Sweep) -> dict[str, Any]:
+def sweep_brief(sweep: Sweep, waiting: Waiting = lambda: None) -> dict[str, Any]:
     """One line of `launcher list`."""
-    found = lines(sweep)
-    common = _common(sweep, dict(Counter(one["state"] for one in found)))
+    found = lines(sweep, waiting)
+    common = _common(sweep, found)
     return {**common, "step": None, "epoch": None, "attempts": sum(one["attempts"] for one in found), "job": None}
 
 
-def _common(sweep: Sweep, counts: Mapping[str, int]) -> dict[str, Any]:
+def _common(sweep: Sweep, found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    counts = dict(Counter(one["state"] for one in found))
+    jobs = sum(one["state"] == "queued" and one["job"] is not None for one in found)
     state = sweep.ledger.refresh()
     driven = state.driver is not None and state.driver != this_process() and is_alive(state.driver, sweep.storage)
     return {
         "run": sweep.id,
         "name": sweep.record.name,
         "target": sweep.record.target,
-        "state": overall(counts, driven=driven),
-        "reason": counted(counts),
+        "state": overall(counts, driven=driven, jobs=jobs),
+        "reason": counted(counts) + (f"; {jobs} in the scheduler's queue" if jobs else ""),
         "counts": counts,
         "created": sweep.record.created,
     }
 
 
-def overall(counts: Mapping[str, int], *, driven: bool) -> str:
+def overall(counts: Mapping[str, int], *, driven: bool, jobs: int = 0) -> str:
     """The state of a sweep from those of its runs. Pure.
 
     Args:
         counts: of runs, by state.
         driven: a process lives that begins one after the other.
+        jobs: so many of those that are queued wait for a job.
     """
     if counts.get("running") or driven:
         return "running"
-    if {*counts} == {"queued"}:
+    if {*counts} == {"queued"} or jobs:
         return "queued"
     for state in ("unknown", "stopped", "queued", "cancelled", "failed"):
         if counts.get(state):

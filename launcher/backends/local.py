@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import shell
+from launcher.accelerator import asks_for_xla, check_xla
 from launcher.address import below, here, is_local, own
 from launcher.backend import Handle, Plan, RankPlan
 from launcher.backends.ranks import WORKER, code_path, place_env, workdir
 from launcher.diagnosis import attempt_cause
 from launcher.driver import start_ticks, this_machine
-from launcher.elastic import check_size
+from launcher.elastic import nodes_to_use
 from launcher.errors import UsageError
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.output import Shipper
@@ -76,13 +77,18 @@ class LocalBackend:
         self._shipper: Shipper | None = None
 
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
-        nodes, cpus = spec.resources.nodes, self._machine.cpus
-        tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
-        check_size(spec, record.ranks, nodes * tasks, "gpu" if gpus else "cpu")
+        cpus = self._machine.cpus
+        if asks_for_xla(spec):
+            check_xla(spec)
+            tasks, gpus, accelerator = spec.resources.tasks_per_node or 1, 0, "xla"
+        else:
+            tasks, gpus = _ranks_and_gpus(spec.resources, self._machine)
+            accelerator = "gpu" if gpus else "cpu"
+        nodes = nodes_to_use(spec, record.ranks, tasks, accelerator)
         threads = spec.resources.cpus_per_task or max(1, cpus // (nodes * tasks))
         env = {
             **spec.env.vars,
-            **place_env(run_dir, attempt, nodes * tasks, tasks, "gpu" if gpus else "cpu", threads),
+            **place_env(run_dir, attempt, nodes * tasks, tasks, accelerator, threads),
             "PYTHONPATH": os.pathsep.join(code_path(record, run_dir)),
             "MASTER_ADDR": "127.0.0.1",
             _MARK: _mark(run_dir, attempt),
@@ -104,7 +110,7 @@ class LocalBackend:
             env=env,
             launch=(),
             argv=self._worker,
-            accelerator="gpu" if gpus else "cpu",
+            accelerator=accelerator,
             archive=below(code_root(run_dir, record.code), code_archive(record.code)) if record.code else None,
             ranks=tuple(ranks),
         )
@@ -202,7 +208,7 @@ def _ranks_and_gpus(resources: Resources, machine: Machine) -> tuple[int, int]:
     Raises:
         UsageError: more GPUs are asked for than this machine has, or fewer than ranks.
     """
-    nodes, tasks, wanted = resources.nodes, resources.tasks_per_node, resources.gpus_per_node
+    nodes, tasks, wanted = resources.most_nodes, resources.tasks_per_node, resources.gpus_per_node
     there = len(machine.gpus) // nodes
     if wanted is None:  # use what there is, if there is one for each rank
         wanted = there if tasks is None else tasks if tasks <= there else 0

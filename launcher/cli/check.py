@@ -47,7 +47,7 @@ def check_spec(spec: JobSpec, plan: Plan, staged: Staged | None = None) -> None:
     request = {
         "spec": spec.model_dump(mode="json", exclude_unset=True),
         "world_size": len(plan.ranks),
-        "local_world_size": sum(rank.node == 0 for rank in plan.ranks),
+        "local_world_size": plan.tasks_per_node,
         "accelerator": plan.accelerator,
     }
     inherited = {name: plan.env[name] for name in ("PYTHONPATH", "PYTHONSAFEPATH")}

@@ -3,7 +3,7 @@
 import time
 
 from launcher.cli.terminal import Terminal, bar
-from launcher.ledger import AttemptEnded, AttemptResumes, CheckpointsDropped, RunState
+from launcher.ledger import AttemptEnded, AttemptResumes, AttemptStarted, CheckpointsDropped, RunState
 from launcher.output import parts
 from launcher.run import Run, log_path, progress_path
 from launcher.storage import Storage
@@ -59,6 +59,8 @@ class Follower:
 
     def _print_event(self, event: object) -> None:
         match event:
+            case AttemptStarted(attempt=number, hosts=hosts, idle=idle) if idle:
+                self._terminal.line(f"attempt {number} runs on {', '.join(hosts)}; {', '.join(idle)} idle")
             case AttemptResumes(attempt=number, step=step, path=path):
                 begins = f"resumes from step {step}" if path else "starts from the beginning"
                 self._terminal.line(self._terminal.colour(f"attempt {number} {begins}", "bold"))

@@ -11,15 +11,15 @@ from typing import Any, Protocol
 
 from launcher import shell
 from launcher.address import here, is_local, own, storage_at
-from launcher.backend import Backend
+from launcher.backend import Backend, Plan
 from launcher.backends.local import LocalBackend
 from launcher.cli.common import print_json
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
-from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, SpecError
+from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, Problem, SpecError
 from launcher.ledger import RunEnded, RunState
 from launcher.run import Record, Run
-from launcher.spec import JobSpec, load_spec
+from launcher.spec import JobSpec, load_spec, runs_of
 from launcher.status import status
 from launcher.supervise import Supervisor
 from launcher.sweep import Sweep
@@ -41,12 +41,25 @@ def spec_and_target(args: argparse.Namespace) -> tuple[JobSpec, Target]:
 
 
 def check_fits(spec: JobSpec, target: Target) -> None:
-    """Raises SpecError when a cluster whose limits are known would never run it."""
+    """Raises SpecError when a cluster whose limits are known would never run it, or not all runs of the sweep."""
     if target.facts:
         from launcher.backends.slurm.checks import problems
 
-        if found := problems(spec, target.facts):
-            raise SpecError(found)
+        found: dict[str, Problem] = {}
+        for index, one in distinct(spec).items():
+            for problem in problems(one, target.facts):
+                of_run = problem._replace(message=f"{problem.message} (run {index} of the sweep)")
+                found.setdefault(str(problem), of_run if spec.sweep else problem)
+        if found:
+            raise SpecError([*found.values()])
+
+
+def distinct(spec: JobSpec) -> dict[int, JobSpec]:
+    """Specs of the runs that differ in what is asked of a cluster, by the number of the first run of each."""
+    found: dict[str, tuple[int, JobSpec]] = {}
+    for index, one in enumerate(runs_of(spec)):
+        found.setdefault(repr((one.resources, one.slurm)), (index, one))
+    return dict(found.values())
 
 
 def kind_of(record: Record) -> str:
@@ -66,6 +79,11 @@ def backend_of(record: Record) -> Backend:
     from launcher.backends.slurm.backend import SlurmBackend
 
     return SlurmBackend(this_start(), Interactive()) if in_allocation() else SlurmBackend()
+
+
+def world_size(record: Record, spec: JobSpec, plan: Plan) -> int:
+    """That a run is created with: on the most nodes that it may have. Machines that are made for it are as planned."""
+    return len(plan.ranks) if kind_of(record) == "tpu" else spec.resources.most_nodes * plan.tasks_per_node
 
 
 def check_reach(record: Record, spec: JobSpec) -> None:

@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from launcher.address import below, here, is_local
 from launcher.cadence import FIRST_S, SHARE
 from launcher.checkpoints import rules_in_words
 from launcher.cli.common import print_json, runs_root
-from launcher.cli.place import backend_of, kind_of, spec_and_target
+from launcher.cli.place import backend_of, kind_of, spec_and_target, world_size
 from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal, clock
-from launcher.elastic import allowed_sizes
+from launcher.elastic import allowed_nodes, allowed_sizes
 from launcher.errors import LauncherError
 from launcher.exactness import guarantee
 from launcher.run import Record
@@ -37,7 +37,7 @@ def plan(args: argparse.Namespace) -> int:
         record = replace(record, code=describe(sources, digest, record.import_path, record.workdir, diff=False))
     planned = backend_of(record).plan(run_dir, record, spec, 1)
     kind = kind_of(record)
-    batch = _script(record, spec, run_dir) if kind == "slurm" else None
+    batch = _script(record, runs, run_dir) if kind == "slurm" else None
     machines = _machines(record, spec, run_dir) if kind == "tpu" else None
     if args.json:
         body = {"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]}
@@ -48,7 +48,11 @@ def plan(args: argparse.Namespace) -> int:
     terminal.line(f"{spec.name} on {planned.target}: {len(planned.ranks)} rank(s), {planned.accelerator}, {precision}")
     if len(runs) > 1:
         terminal.line(f"  sweep       {len(runs)} runs; what follows is of the first")
-    ranks, deterministic = len(planned.ranks), bool(spec.trainer.deterministic)
+    resources, tasks = spec.resources, planned.tasks_per_node
+    if resources.least_nodes < resources.most_nodes and kind != "tpu":
+        usable = ", ".join(map(str, allowed_nodes(spec, None, tasks)))
+        terminal.line(f"  nodes       {resources.least_nodes} to {resources.most_nodes} nodes; on {usable}")
+    ranks, deterministic = world_size(record, spec, planned), bool(spec.trainer.deterministic)
     terminal.line(
         f"  resumed     {guarantee(planned.accelerator, ranks, deterministic=deterministic, exact=spec.exact)}"
     )
@@ -106,10 +110,14 @@ def _starts(batch: str) -> str:
     return f"about {clock(at)}, as Slurm estimates now" if at else "unknown: Slurm gives no estimate"
 
 
-def _script(record: Record, spec: JobSpec, run_dir: str) -> str:
+def _script(record: Record, runs: Sequence[JobSpec], run_dir: str) -> str:
+    """That of the first job; of a sweep, of the first array."""
+    from launcher.backends.slurm.arrays import Due, Element, together
     from launcher.backends.slurm.submission import script_text
+    from launcher.cli.arrays import longest
 
-    return script_text(record, spec, run_dir)
+    due = (Due(Element(index, 1), one.model_dump(mode="json", exclude_unset=True)) for index, one in enumerate(runs))
+    return script_text(record, runs[0], run_dir, array=len(together(due, longest(record))[0]))
 
 
 def _machines(record: Record, spec: JobSpec, run_dir: str) -> dict[str, Any]:

@@ -1,22 +1,26 @@
 """reconcile: hold the runs against the queue, and mend what a crash has left between the two.
 
 A submission is written down before it is made and after. Whoever dies in between leaves a job that no run names, or a
-job without the pickle that submitit puts beside it last; a supervisor that dies leaves a run without a job.
+job without the pickle that submitit puts beside it last; a supervisor that dies leaves a run without a job. The same
+holds for the arrays of a sweep, and for its runs once they have begun.
 """
 
 import argparse
 import getpass
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 
-from launcher.cli.common import damage_named, print_json, runs_root, wanted_run
+from launcher.address import split, storage_at
+from launcher.cli.common import damage_named, print_json, runs_root, wanted
 from launcher.cli.terminal import Terminal
 from launcher.errors import LauncherError, LedgerConflict
 from launcher.ledger import RunEnded, RunState, Submitted
-from launcher.run import Run, open_run, run_ids
+from launcher.run import Run, entries
 from launcher.spec import JobSpec
 from launcher.status import living_driver
+from launcher.sweep import Sweep
 
 _NOBODYS_WISH = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 """States of a job after which its run is brought back, when its supervisor could not do so itself."""
@@ -25,23 +29,35 @@ _SETTLED_S = 60.0
 
 
 def reconcile(args: argparse.Namespace) -> int:
-    runs = [wanted_run(args)] if args.run else _all(args)
+    found = [wanted(args)] if args.run else _all(args)
+    sweeps = [one for one in found if isinstance(one, Sweep) and one.record.site is not None]
+    runs = [one for one in found if isinstance(one, Run)]
+    for sweep in sweeps:
+        runs += _begun(sweep)
     waiting = [run for run in runs if _waits(run.ledger.refresh())]
-    done = []
-    if waiting:
+    done: list[dict[str, str]] = []
+
+    def note(name: str, reconciled: Callable[[], str]) -> None:
+        try:
+            what = reconciled()
+        except LedgerConflict:
+            what = "somebody else acts on it just now"
+        except LauncherError as error:
+            what = str(error)
+        if what:
+            done.append({"run": name, "done": what})
+
+    if waiting or any(_submits(sweep) for sweep in sweeps):
         from launcher.backends.slurm import commands
+        from launcher.cli import arrays
 
         queue = commands.queued(getpass.getuser())
-        comments = {one.comment: one.id for one in queue}
+        jobs = {one.comment: one.id for one in queue}
+        for sweep in sweeps:
+            note(sweep.id, partial(arrays.reconciled, sweep, queue))
+            jobs |= arrays.jobs_of_runs(sweep, queue)
         for run in waiting:
-            try:
-                what = _reconciled(run, comments, {one.id for one in queue})
-            except LedgerConflict:
-                what = "somebody else acts on it just now"
-            except LauncherError as error:
-                what = str(error)
-            if what:
-                done.append({"run": run.id, "done": what})
+            note(run.id, partial(_reconciled, run, jobs, {one.id for one in queue}))
     if args.json:
         print_json(done)
         return 0
@@ -53,18 +69,26 @@ def reconcile(args: argparse.Namespace) -> int:
     return 0
 
 
-def _all(args: argparse.Namespace) -> list[Run]:
-    root = runs_root(args)
-    found = []
-    for run_id in run_ids(root):
-        try:
-            run = open_run(root, run_id)
-            with damage_named(run.storage.root):
-                run.ledger.refresh()
-        except LauncherError:
-            continue  # `list` says what is wrong with it
-        found.append(run)
+def _all(args: argparse.Namespace) -> list[Run | Sweep]:
+    found: list[Run | Sweep] = []
+    for entry in entries(runs_root(args)):
+        with suppress(LauncherError), damage_named(entry.address):  # `list` says what is wrong with it
+            one = (Sweep if entry.is_sweep else Run)(storage_at(entry.address))
+            one.ledger.refresh()
+            found.append(one)
     return found
+
+
+def _begun(sweep: Sweep) -> Iterable[Run]:
+    from launcher.cli.arrays import begun_of
+
+    return begun_of(sweep, range(len(sweep.cells)))[0].values()
+
+
+def _submits(sweep: Sweep) -> bool:
+    """Whether some of its runs may wait for jobs."""
+    state = sweep.ledger.refresh()
+    return state.submission is not None and not state.cancelling
 
 
 def _waits(state: RunState) -> bool:
@@ -76,11 +100,12 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
     """Mend one run; says what was done, "" if nothing.
 
     Args:
-        comments: jobs that wait or run, by their comments.
+        comments: jobs that wait or run, by their comments; elements by those that jobs of their runs would have.
         queue: ids of the same.
     """
     from launcher.backends.slurm import commands
-    from launcher.backends.slurm.submission import FOLDER, comment, submit
+    from launcher.backends.slurm.job import comment
+    from launcher.backends.slurm.submission import FOLDER, payload_file, submit
 
     state = run.ledger.refresh()
     now = state.submission
@@ -88,9 +113,12 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
         return ""
     young = time.time() - now.at < _SETTLED_S
     job = now.job or comments.get(comment(run.id, now.number))
+    # That of a run of a sweep was submitted for the sweep, or later for the run alone.
+    own, around = run.storage.root, split(run.storage.root)[0]
+    folder = around if job and payload_file(around, job).exists() else own
     if job in queue:
         assert job is not None
-        if Path(run.storage.root, FOLDER, f"{job}_submitted.pkl").exists():
+        if payload_file(folder, job).exists():
             if now.job:
                 return ""
             run.ledger.append(Submitted(submission=now.number, job=job), after=state.version)
@@ -111,7 +139,7 @@ def _reconciled(run: Run, comments: Mapping[str, str], queue: set[str]) -> str:
             return f"{reason}, and the run with it"
         if ended not in _NOBODYS_WISH:
             known = f"ended as {ended}" if ended else "is gone, and Slurm does not know any more how it ended"
-            return f"job {job} {known}; see {run.storage.root}/{FOLDER}, then: launcher resume {run.id}"
+            return f"job {job} {known}; see {folder}/{FOLDER}, then: launcher resume {run.id}"
         again = f"job {job} ended as {ended}"
     spec = JobSpec.model_validate(run.now.spec)
     return f"{again}; submitted as job {submit(run, spec, after=state.version)}"

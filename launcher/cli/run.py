@@ -13,7 +13,7 @@ from launcher.address import below
 from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
 from launcher.cli.common import run_and_step, runs_root
-from launcher.cli.place import backend_of, carry_on, check_reach, spec_and_target, terminal_of
+from launcher.cli.place import backend_of, carry_on, check_reach, spec_and_target, terminal_of, world_size
 from launcher.errors import UsageError
 from launcher.ledger import CheckpointSaved
 from launcher.run import Record, Run, check_id, create_run, new_id, run_ids
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"a run named '{record.id}' exists already: {run_dir}")
     source = _source(args)
     plan = backend_of(record).plan(run_dir, record, spec, 1)
-    record = replace(record, ranks=len(plan.ranks))
+    record = replace(record, ranks=world_size(record, spec, plan))
     check_reach(record, spec)
     terminal = terminal_of(args)
     with staged_code(spec, record, run_dir) as staged:
@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
             record = replace(record, code=staged.code)
             staged.publish()  # before there is a run that would need it
     created = create_run(runs_root(args), record)
-    terminal.line(f"run {terminal.colour(record.id, 'bold')}  {len(plan.ranks)} rank(s) on {plan.accelerator}")
+    at_most = "" if plan.hosts or spec.resources.least_nodes == spec.resources.most_nodes else "at most "
+    ranks = f"{at_most}{len(plan.ranks)} rank(s) on {plan.accelerator}"
+    terminal.line(f"run {terminal.colour(record.id, 'bold')}  {ranks}")
     terminal.line(f"  {created.storage.root}")
     if source:
         begun_with, saved, manifest = source

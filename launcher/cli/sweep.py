@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from launcher.address import below, storage_at
@@ -16,8 +17,9 @@ from launcher.backends.local import LocalBackend, Machine, this_host
 from launcher.cli.cancel import cancel_run
 from launcher.cli.check import check_spec
 from launcher.cli.common import print_json, runs_root
-from launcher.cli.place import detach, on_signals, terminal_of, who
+from launcher.cli.place import detach, kind_of, on_signals, terminal_of, who
 from launcher.cli.run import staged_code
+from launcher.cli.scheduler import Scheduler
 from launcher.cli.terminal import Terminal, bar, discard, metrics_text, values_text
 from launcher.driver import RENEW_S, is_alive, renew_lease, this_process
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
@@ -38,18 +40,18 @@ def run(spec: JobSpec, record: Record, args: argparse.Namespace) -> int:
     """`launcher run` of a spec with a sweep; of a name that is there already, what is missing."""
     if args.source is not None:
         raise UsageError("--from begins a single run; for all runs of a sweep, set model.weights")
-    if record.site is not None:
-        raise UsageError(f"--on {record.target}: sweeps run on this machine only; leave it out")
+    if kind_of(record) == "tpu":
+        raise UsageError(f"--on {record.target}: sweeps do not run on Cloud TPU yet; start their runs one by one")
     check_id(record.id)
     root = runs_root(args)
     for entry in entries(root):
         if entry.id == record.id:
             if not entry.is_sweep:
                 raise UsageError(f"a run named '{record.id}' exists already: {entry.address}")
-            return _again(Sweep(storage_at(entry.address)), record, args)
+            return _again(_same(Sweep(storage_at(entry.address)), record), args)
     assert spec.sweep
     address, found = below(root, record.id), cells(spec.sweep)
-    first, plan = _planned(spec, record, address)
+    first, plan = _planned(spec, record, address) if record.site is None else _arrays().planned(spec, record, address)
     with staged_code(spec, record, address) as staged:
         if not args.no_check:
             check_spec(first, plan, staged)
@@ -58,9 +60,8 @@ def run(spec: JobSpec, record: Record, args: argparse.Namespace) -> int:
             staged.publish()  # before there is a sweep that would need it
     sweep, terminal = create_sweep(root, record, found), terminal_of(args)
     each = f"{len(plan.ranks)} rank(s) on {plan.accelerator}"
-    terminal.line(
-        f"sweep {terminal.colour(sweep.id, 'bold')}  {len(found)} runs, {sweep.max_parallel} at a time, {each}"
-    )
+    at_once = f", {sweep.max_parallel} at a time" if record.site is None else ""
+    terminal.line(f"sweep {terminal.colour(sweep.id, 'bold')}  {len(found)} runs{at_once}, {each}")
     terminal.line(f"  {sweep.storage.root}")
     return _carry_on(sweep, args, terminal)
 
@@ -72,27 +73,34 @@ def resume(sweep: Sweep, args: argparse.Namespace) -> int:
             f"{sweep.id}: the runs of a sweep are carried on as they are; --set and --code change one of them, "
             f"such as {sweep.id}.0, or begin a new sweep"
         )
-    _ask_again(sweep, failed=args.failed)
-    return _carry_on(sweep, args, terminal_of(args))
+    return _again(sweep, args, failed=args.failed)
 
 
 def cancel(sweep: Sweep, args: argparse.Namespace) -> int:
     """End all that has not ended, and begin no more."""
-    if summary(sweep)["state"] not in _LEFT:
-        raise UsageError(f"{sweep.id} has ended already: {summary(sweep)['reason']}")
-    sweep.ledger.append_while(lambda state: None, CancelRequested(by=who(), checkpoint=args.checkpoint))
-    for one in lines(sweep):
-        try:
-            if one["state"] in _LEFT and (begun := sweep.cell(one["index"])):
-                cancel_run(begun, checkpoint=args.checkpoint)
-        except LauncherError as error:  # a damaged one must not hold up the others
-            print(f"launcher: {error}", file=sys.stderr)
+    before = summary(sweep)
+    if before["state"] not in _LEFT:
+        raise UsageError(f"{sweep.id} has ended already: {before['reason']}")
+    if sweep.record.site is None:
+        _cancel_here(sweep, checkpoint=args.checkpoint)
+    else:
+        _arrays().cancel(sweep, checkpoint=args.checkpoint)
     shown = summary(sweep)
     if args.json:
         print_json(shown)
     else:
         print(f"{sweep.id} is cancelled ({shown['reason']}); `launcher resume {sweep.id}` would carry it on")
     return FINISHED
+
+
+def _cancel_here(sweep: Sweep, *, checkpoint: bool) -> None:
+    sweep.ledger.append_while(lambda state: None, CancelRequested(by=who(), checkpoint=checkpoint))
+    for one in lines(sweep):
+        try:
+            if one["state"] in _LEFT and (begun := sweep.cell(one["index"])):
+                cancel_run(begun, checkpoint=checkpoint)
+        except LauncherError as error:  # a damaged one must not hold up the others
+            print(f"launcher: {error}", file=sys.stderr)
 
 
 def drive(address: str) -> int:
@@ -282,14 +290,25 @@ def _planned(spec: JobSpec, record: Record, address: str) -> tuple[JobSpec, Plan
     return specs[0], plans[0]
 
 
-def _again(sweep: Sweep, record: Record, args: argparse.Namespace) -> int:
-    if sweep.record.spec != record.spec:
+def _arrays() -> ModuleType:
+    from launcher.cli import arrays  # of Slurm alone
+
+    return arrays
+
+
+def _same(sweep: Sweep, record: Record) -> Sweep:
+    if (sweep.record.spec, sweep.record.target) != (record.spec, record.target):
         raise UsageError(
-            f"a sweep named '{sweep.id}' exists already, of another spec: {sweep.storage.root}; `launcher resume "
-            f"{sweep.id}` carries that one on, another --name begins a new one"
+            f"a sweep named '{sweep.id}' exists already, of another spec or target: {sweep.storage.root}; "
+            f"`launcher resume {sweep.id}` carries that one on, another --name begins a new one"
         )
-    _ask_again(sweep, failed=False)
-    return _carry_on(sweep, args, terminal_of(args))
+    return sweep
+
+
+def _again(sweep: Sweep, args: argparse.Namespace, *, failed: bool = False) -> int:
+    if sweep.record.site is None:
+        _ask_again(sweep, failed=failed)
+    return _carry_on(sweep, args, terminal_of(args), failed=failed)
 
 
 def _ask_again(sweep: Sweep, *, failed: bool) -> None:
@@ -311,7 +330,11 @@ def _ask_again(sweep: Sweep, *, failed: bool) -> None:
                 begun.ledger.append(ResumeRequested(by=who()), after=begun.ledger.refresh().version)
 
 
-def _carry_on(sweep: Sweep, args: argparse.Namespace, terminal: Terminal) -> int:
+def _carry_on(sweep: Sweep, args: argparse.Namespace, terminal: Terminal, *, failed: bool = False) -> int:
+    if sweep.record.site is not None:
+        _arrays().submit_missing(sweep, terminal, failed=failed)
+        terminal.line(f"  follow it with: launcher status {sweep.id}")
+        return _answer(summary(sweep, Scheduler().waiting(sweep)), args, FINISHED) if args.json else FINISHED
     if args.detach:
         detach(sweep, terminal)
         return _answer(summary(sweep), args, FINISHED)

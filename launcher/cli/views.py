@@ -7,7 +7,7 @@ from typing import Any
 
 from launcher.address import storage_at
 from launcher.cli.common import damage_named, print_json, runs_root, wanted, wanted_run
-from launcher.cli.scheduler import Hint, hints, in_words
+from launcher.cli.scheduler import Hint, Scheduler, in_words
 from launcher.cli.terminal import Terminal, ago, bar, clock, metric_text, metrics_text, short, value_text, values_text
 from launcher.errors import LauncherError
 from launcher.run import RECORD, SWEEP, Entry, Run, entries
@@ -18,8 +18,9 @@ from launcher.sweep import Sweep, summary, sweep_brief
 
 def list_runs(args: argparse.Namespace) -> int:
     root = runs_root(args)
-    runs = [_brief(one) for one in entries(root)]
-    said = _hints(runs)
+    scheduler = Scheduler()
+    runs = [_brief(one, scheduler) for one in entries(root)]
+    said = _hints(runs, scheduler)
     runs = [{**one, "scheduler": said.get(one["job"])} for one in runs]
     if args.json:
         print_json(runs)
@@ -50,17 +51,22 @@ def _reason(line: dict[str, Any]) -> str:
     return hint or line["reason"] if line["state"] == "queued" else line["reason"] or hint
 
 
-def _hints(shown: Iterable[dict[str, Any]]) -> dict[str, Hint]:
-    """What the scheduler says of the jobs that runs wait for, or run in."""
-    return hints({one["job"] for one in shown if one["job"] and one["state"] in ("queued", "running", "unknown")})
+def _hints(shown: Iterable[dict[str, Any]], scheduler: Scheduler) -> dict[str, Hint]:
+    """What it says of the jobs that runs wait for, or run in."""
+    return scheduler.hints(
+        {one["job"] for one in shown if one["job"] and one["state"] in ("queued", "running", "unknown")}
+    )
 
 
-def _brief(one: Entry) -> dict[str, Any]:
+def _brief(one: Entry, scheduler: Scheduler) -> dict[str, Any]:
     """One line of the list; a run that cannot be read must not hide the others."""
     storage = storage_at(one.address)
     try:
         with damage_named(one.address):
-            return sweep_brief(Sweep(storage)) if one.is_sweep else brief(Run(storage))
+            if one.is_sweep:
+                sweep = Sweep(storage)
+                return sweep_brief(sweep, scheduler.waiting(sweep))
+            return brief(Run(storage))
     except LauncherError as error:
         created = storage.modified(SWEEP if one.is_sweep else RECORD)
         line = {"run": one.id, "name": one.id, "target": "", "created": created}
@@ -69,12 +75,15 @@ def _brief(one: Entry) -> dict[str, Any]:
 
 def status(args: argparse.Namespace) -> int:
     found = wanted(args)
+    scheduler = Scheduler()
     if isinstance(found, Sweep):
-        shown = summary(found)
+        shown = summary(found, scheduler.waiting(found))
+        hints = _hints(shown["cells"], scheduler)
+        shown["cells"] = [{**one, "scheduler": hints.get(one["job"])} for one in shown["cells"]]
         print_json(shown) if args.json else show_sweep(shown, Terminal())
         return 0
     shown = status_of(found)
-    hint = _hints([shown]).get(shown["job"])
+    hint = _hints([shown], scheduler).get(shown["job"])
     if args.json:
         print_json({**shown, "scheduler": hint})
         return 0
@@ -84,6 +93,8 @@ def status(args: argparse.Namespace) -> int:
     if hint:
         terminal.line(f"  scheduler   {in_words(shown['job'], hint)}")
     terminal.line(f"  target      {shown['target']}")
+    if shown["attempts"] and (idle := shown["attempts"][-1]["idle"]):
+        terminal.line(f"  idle        {', '.join(idle)}; ranks are on {', '.join(shown['attempts'][-1]['hosts'])}")
     terminal.line(f"  progress    {bar({**shown, 'metrics': {}})}")
     if shown["precision"]:
         computes = f" (computes in {shown['compute']})" if shown["compute"] else ""
@@ -128,7 +139,7 @@ def show_sweep(shown: dict[str, Any], terminal: Terminal) -> None:
             str(one["step"]),
             *(value_text(one["values"][key]) if key in one["values"] else "-" for key in keys),
             *(metric_text(one["metrics"].get(name)) for name in metric),
-            one["reason"],
+            _reason(one),
         )
         for one in shown["cells"]
     ]

@@ -6,9 +6,12 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from launcher.run import files_folder
+
+Accelerator = Literal["gpu", "cpu", "xla"]
+"""`xla`: whatever PJRT_DEVICE names, by torch_xla."""
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -24,7 +27,7 @@ class Place:
     local_rank: int
     local_world_size: int
     node_rank: int
-    accelerator: Literal["gpu", "cpu"]
+    accelerator: Accelerator
     main_address: str
     main_port: int
 
@@ -48,7 +51,7 @@ def place_from(env: Mapping[str, str]) -> Place:
         local_rank=int(env["LOCAL_RANK"]),
         local_world_size=int(env["LOCAL_WORLD_SIZE"]),
         node_rank=int(env["NODE_RANK"]),
-        accelerator="gpu" if env["LAUNCHER_ACCELERATOR"] == "gpu" else "cpu",
+        accelerator=cast(Accelerator, env["LAUNCHER_ACCELERATOR"]),
         main_address=env["MASTER_ADDR"],
         main_port=int(env["MASTER_PORT"]),
     )

@@ -1,12 +1,14 @@
 """Precision means what it says: the named type really runs, or training does not start."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision, Precision
 
+from launcher.accelerator import xla_refuses
 from launcher.errors import LauncherError
+from launcher.node.environment import Accelerator
 
 _COMPUTE = {
     "64-true": torch.float64,
@@ -22,7 +24,7 @@ class UnsupportedPrecision(LauncherError):
     """This machine cannot compute in the type that trainer.precision names."""
 
 
-def precision_arguments(precision: str | int, accelerator: Literal["gpu", "cpu"]) -> dict[str, Any]:
+def precision_arguments(precision: str | int, accelerator: Accelerator) -> dict[str, Any]:
     """What to pass to the Trainer: `precision` as it is, or a plugin where Lightning would do something else.
 
     Raises:
@@ -37,6 +39,12 @@ def precision_arguments(precision: str | int, accelerator: Literal["gpu", "cpu"]
         # Given the name alone, Lightning runs bfloat16 on the CPU.
         plugin: Precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
         return {"plugins": [plugin]}
+    if accelerator == "xla":
+        if reason := xla_refuses(precision):
+            raise UnsupportedPrecision(reason)
+        if str(precision) in ("bf16", "bf16-mixed"):
+            # Lightning's own XLA strategy refuses it. Parameters, gradients and the optimizer stay float32.
+            return {"plugins": [MixedPrecision("bf16-mixed", "xla")]}
     return {"precision": precision}
 
 

@@ -2,9 +2,13 @@
 
 import hashlib
 import random
+from collections.abc import Callable
 
 import numpy as np
 import torch
+
+of_devices: list[Callable[[int], None]] = []
+"""Sets the generator of a device, one for each kind that this process computes on and torch does not know by itself."""
 
 
 def mix(*key: object) -> int:
@@ -21,5 +25,7 @@ def seed_all(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
         torch.cuda.manual_seed(seed)
+    for of_device in of_devices:
+        of_device(seed)
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)

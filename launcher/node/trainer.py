@@ -119,21 +119,33 @@ def build_trainer(spec: JobSpec, place: Place, own: Sequence[Callback] = ()) -> 
         *precision.pop("plugins", []),
         *as_list(objects["plugins"]),
     ]
+    device = {"accelerator": place.accelerator, "strategy": objects["strategy"] or "auto"}
+    if place.accelerator == "xla":
+        device = _xla_arguments()
     logger = build_loggers(given.pop("logger", True), place.run_dir, place.files)
     try:
         return Trainer(
-            **{"enable_progress_bar": False, **given},
+            **{"enable_progress_bar": False, **given, **device},
             **precision,
-            accelerator=place.accelerator,
             devices=place.local_world_size,
             num_nodes=place.nodes,
             default_root_dir=place.files,
             callbacks=callbacks,
             enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
             logger=logger,
-            strategy=objects["strategy"] or "auto",
             profiler=objects["profiler"],
             plugins=plugins,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise CannotInstantiate(f"trainer: {error}") from error
+
+
+def _xla_arguments() -> dict[str, Any]:
+    try:
+        from launcher.node import xla
+    except ImportError as error:
+        raise CannotInstantiate(
+            f"trainer.strategy: xla needs torch-xla, and the PyTorch that it is made for: {error}; install "
+            "'launcher[tpu]' into an environment of its own"
+        ) from error
+    return xla.trainer_arguments()

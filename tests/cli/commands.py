@@ -180,7 +180,7 @@ def in_bash(launcher: Shell, script: str) -> subprocess.CompletedProcess[str]:
 def copied(launcher: Shell, folder: Path, *names: str) -> Path:
     """Copies of the finished run, in a runs root of their own."""
     for name in names:
-        shutil.copytree(launcher.runs / "reference", folder / "runs" / name)
+        shutil.copytree(launcher.runs / "reference", folder / "runs" / name, symlinks=True)
         record = folder / "runs" / name / "run.json"
         record.write_text(record.read_text().replace('"id": "reference"', f'"id": "{name}"'))
     return folder / "runs"

@@ -1,5 +1,6 @@
 """Precision means what it says."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -45,6 +46,21 @@ def test_a_plugin_that_computes_in_another_type_than_it_says_is_refused() -> Non
 
     with pytest.raises(UnsupportedPrecision, match=r"16-mixed, but cpu computes in torch\.bfloat16"):
         computed_type(made)
+
+
+@pytest.mark.parametrize(("precision", "word"), [("16-mixed", "bf16-mixed"), ("16-true", "bf16-true")])
+def test_float16_on_xla_is_refused_on_the_node_too(precision: str, word: str) -> None:
+    with pytest.raises(UnsupportedPrecision, match=f"{precision} does not run .*use '{word}'"):
+        precision_arguments(precision, "xla")
+
+
+def test_xla_without_torch_xla_says_what_to_install(launch: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_xla", None)
+    run = launch.create({"model": {"class_path": "toys.Classifier"}, "trainer": {"strategy": "xla"}})
+
+    assert launch.drive(run).state == "failed"
+    assert "needs torch-xla" in log_of(run)
+    assert "'launcher[tpu]' into an environment of its own" in log_of(run)
 
 
 @pytest.mark.parametrize(("precision", "computes"), [("16-mixed", "float16"), ("bf16-mixed", "bfloat16")])

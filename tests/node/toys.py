@@ -361,3 +361,39 @@ class Fussy:
     def __init__(self, size: int) -> None:
         if size < 0:
             raise ValueError("negative")
+
+
+class Tied(Classifier):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+        self.net[2].weight = self.net[0].weight
+
+
+class Types(Callback):
+    """Writes down which types each layer has seen in a forward pass, and those of what is kept from step to step."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.seen: dict[str, set[str]] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for layer in pl_module.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(
+                    lambda layer, _, out: self.note(computed=[out], **{"in forward": [layer.weight]})
+                )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parameters = list(pl_module.parameters())
+        states = [
+            one for state in trainer.optimizers[0].state.values() for one in (state["exp_avg"], state["exp_avg_sq"])
+        ]
+        self.note(parameters=parameters, gradients=[one.grad for one in parameters], optimizer=states)
+        Path(self.path).write_text(json.dumps({name: sorted(seen) for name, seen in self.seen.items()}))
+
+    def note(self, **tensors: list[Any]) -> None:
+        for name, values in tensors.items():
+            self.seen.setdefault(name, set()).update(f"{one.dtype} on {one.device.type}" for one in values)

@@ -39,6 +39,8 @@ SPEC: dict[str, Any] = {
     "resources": {"nodes": 2, "tasks_per_node": 2, "gpus_per_node": 0, "cpus_per_task": 2, "time": "10m"},
 }
 """Takes all of two nodes."""
+SETTLED_S = 120.0
+"""What is of this age is not under way any more."""
 SLOW_S = 150.0
 """Two ticks of Slurm's clock, and a start on a busy machine."""
 
@@ -117,6 +119,13 @@ class Launch:
         root, run_id = os.path.split(self.run.storage.root)
         return launcher(self.cluster, verb, run_id, *words, "--runs-root", root, seconds=seconds)
 
+    def age(self) -> None:
+        """All that happened to it is so long ago that nobody takes it for being under way."""
+        for path in Path(self.run.storage.root, "events").iterdir():
+            told = json.loads(path.read_text())
+            path.write_text(json.dumps({**told, "time": told["time"] - SETTLED_S}))
+        Path(self.run.storage.root, "lease.json").unlink(missing_ok=True)
+
     def enough(self) -> None:
         """It comes to its end with the next step."""
         self.run.write_json("enough", {})
@@ -145,8 +154,8 @@ class Launch:
         end = time.strftime("%FT%T", time.localtime(time.time() + 2))
         self.cluster.scontrol("update", f"jobid={job}", f"endtime={end}")
         self.until(lambda: self.causes[attempt - 1], "its time to be over", SLOW_S)
-        with suppress(ClusterError):  # it may have been submitted again
-            self.cluster.scontrol("update", f"jobid={job}", f"timelimit={limit}")  # else it keeps the shorter one
+        self.cluster.wait(job, "PENDING")
+        self.cluster.scontrol("update", f"jobid={job}", f"timelimit={limit}")  # else it keeps the shorter one
 
     def finish(self, attempt: int = 1, seconds: float = SLOW_S) -> "Launch":
         """Let that attempt or a later one do some work, then come to its end."""
@@ -170,8 +179,8 @@ class Launch:
 
     def in_queue(self) -> list[int]:
         """Its jobs that wait or run."""
-        mine = [f"--jobs={','.join(map(str, self.jobs))}"] if self.jobs else ["--states=none"]
-        return [int(job) for job in self.cluster.output("squeue", "--noheader", "--format=%A", *mine).split()]
+        said = self.cluster.output("squeue", "--noheader", "--format=%A", f"--name={self.run.id}")
+        return [int(job) for job in said.split()]
 
     def disorder(self) -> list[str]:
         """What must never be: two attempts at once, an attempt that begins before or behind the newest checkpoint, a
@@ -256,17 +265,18 @@ def created(
     sections = {"slurm": {}, **sections}
     sections["slurm"] = {"nodelist": list(nodes), "signal_delay": "10s", **sections["slurm"]}
     sections["resources"] = {**SPEC["resources"], "nodes": len(nodes), **sections.get("resources", {})}
+    spec = JobSpec.model_validate({"name": name, **SPEC, **sections})
     record = Record(
         id=name,
         name=name,
         created=time.time(),
         target="slurm",
-        spec=JobSpec.model_validate({"name": name, **SPEC, **sections}).model_dump(mode="json", exclude_unset=True),
+        spec=spec.model_dump(mode="json", exclude_unset=True),
         spec_file="",
         spec_text="",
         import_path=(str(REPOSITORY),),
         workdir=str(workdir or cluster.work),
-        ranks=2 * len(nodes),
+        ranks=spec.resources.most_nodes * (spec.resources.tasks_per_node or 1),
         site={"kind": "slurm"},
     )
     run = create_run(root or cluster.work / "runs", record)
@@ -276,7 +286,8 @@ def created(
 
 def submit(made: Launch, **env: str) -> Done:
     """By a process of its own, which has the cluster in its environment."""
-    return command(made.cluster, [sys.executable, "-m", "slurm.launches", made.run.storage.root], **env)
+    argv = [sys.executable, "-m", "slurm.launches", made.run.storage.root]
+    return command(made.cluster, argv, Path(made.run.record.workdir), **env)
 
 
 def launcher(cluster: Cluster, *words: str | Path, cwd: Path | None = None, seconds: float = 60, **env: str) -> Done:
@@ -344,10 +355,13 @@ def _ranks() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def _submit(run_dir: str) -> None:
+    from launcher.backends.slurm.backend import SlurmBackend
     from launcher.backends.slurm.submission import submit
 
     run = Run(PosixStorage(Path(run_dir)))
-    submit(run, JobSpec.model_validate(run.now.spec), worker=STUB)
+    spec = JobSpec.model_validate(run.now.spec)
+    SlurmBackend().plan(run_dir, run.now, spec, 1)
+    submit(run, spec, worker=STUB)
 
 
 if __name__ == "__main__":

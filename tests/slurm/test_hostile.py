@@ -1,7 +1,11 @@
-"""Names, folders and values that a shell, sbatch or srun might take for theirs: they work, or are refused by name."""
+"""Names, folders and values that a shell, sbatch or srun might take for theirs: they work, or are refused by name.
+
+Cases of a test go on at once, each on a node of its own.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,11 @@ from cli.commands import Done
 
 from launcher.run import log_path
 from slurm.cluster import Cluster
-from slurm.launches import REPOSITORY, Launch, clear, created, launch, launcher, submit, written
+from slurm.launches import REPOSITORY, Launch, Nodes, clear, created, launch, launcher, submit, written
 
 pytestmark = pytest.mark.slurm
 
-FINISHES = {"*": [["print", "hello"], ["train", 0.05, 5, 5]]}
+FINISHES = {"*": [["print", "hello"], ["say where"], ["train", 0.05, 5, 5]]}
 FOLDERS = {
     "blanks": "my  runs ",
     "quotes": 'it\'s "mine"',
@@ -37,6 +41,48 @@ VALUES = {
     "nothing": "",
 }
 OPTIONS = ("partition", "account", "qos", "constraint", "reservation", "gres", "dependency", "mail_user")
+ENVIRONMENTS: tuple[dict[str, Any], ...] = (
+    {"venv": "/nowhere/$(touch pwned)"},
+    {"venv": "/nowhere/'; touch pwned; '"},
+    {"conda": "$(touch pwned)"},
+    {"conda": "x; touch pwned"},
+    {"modules": ["$(touch pwned)"]},
+    {"modules": ["x; touch pwned"]},
+    {"srun_args": ["--comment=$(touch pwned)"]},
+    {"nodelist": ["n1;touch pwned"]},
+    {"exclude": ["$(touch pwned)"]},
+    {"container": {"image": "$(touch pwned)", "runtime": "apptainer"}},
+)
+
+
+class AtOnce:
+    """Has all cases of a test go on at once; one that fails is told by its name."""
+
+    def __init__(self, cluster: Cluster, subtests: pytest.Subtests) -> None:
+        self._nodes = Nodes(cluster.settings.node_names, 1)
+        self._subtests = subtests
+
+    def __call__(self, check: Callable[[Any, tuple[str, ...]], None], cases: Mapping[str, Any]) -> None:
+        """
+        Args:
+            check: one case, on this node.
+            cases: by their names.
+        """
+
+        def play(case: Any) -> None:
+            with self._nodes.some() as node:
+                check(case, node)
+
+        with ThreadPoolExecutor(self._nodes.groups) as pool:
+            futures = {name: pool.submit(play, case) for name, case in cases.items()}
+        for name, future in futures.items():
+            with self._subtests.test(name):
+                future.result()
+
+
+@pytest.fixture
+def at_once(cluster: Cluster, subtests: pytest.Subtests) -> AtOnce:
+    return AtOnce(cluster, subtests)
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +96,10 @@ def nothing_executed(cluster: Cluster) -> Iterator[None]:
     """Whoever executes what it should not makes a file called `pwned` in its working directory."""
     yield
     places = [Path("/"), Path.home(), REPOSITORY, Path.cwd(), Path(__file__).parent]
-    found = [path for place in places for path in place.glob("pwned*")]
-    for path in (*found, *cluster.work.rglob("pwned*")):
+    found = [path for place in places for path in place.glob("pwned*")] + [*cluster.work.rglob("pwned*")]
+    for path in found:
         path.unlink()
-        pytest.fail(f"somebody executed a value: {path}")
+    assert found == [], "somebody executed a value"
 
 
 def refused(done: Done, *names: str) -> bool:
@@ -66,60 +112,54 @@ def refused(done: Done, *names: str) -> bool:
     return True
 
 
-def placed(made: Launch) -> Done:
-    done = submit(made)
-    print(made.told())
-    return done
+def finishes(made: Launch, *names: str) -> bool:
+    """Or is refused, because of one of these."""
+    if refused(submit(made), *names):
+        assert made.in_queue() == []
+        return False
+    status = made.end().status
+    assert status["state"] == "finished", made.told()
+    return True
 
 
-def created_unless_refused(cluster: Cluster, key: str, **slurm: Any) -> Launch | None:
-    """None: the spec is refused, because of this key."""
+def created_unless_refused(cluster: Cluster, node: tuple[str, ...], slurm: dict[str, Any]) -> Launch | None:
+    """None: the spec is refused, because of one of these keys."""
     try:
-        return created(cluster, ("n1", "n2"), FINISHES, retry={"infra": 0}, slurm=slurm)
+        return created(cluster, node, FINISHES, retry={"infra": 0}, slurm=slurm)
     except ValueError as error:
-        if key not in str(error):
+        if not any(key in str(error) for key in slurm):
             raise
         return None
 
 
-@pytest.mark.parametrize("folder", FOLDERS.values(), ids=FOLDERS)
-def test_runs_in_a_folder_of_any_name(folder: str, cluster: Cluster) -> None:
-    root = cluster.work / "hostile runs" / folder
-    made = created(cluster, ("n1", "n2"), FINISHES, root=root)
+def test_in_folders_of_any_name(cluster: Cluster, at_once: AtOnce) -> None:
+    def check(folder: str, node: tuple[str, ...]) -> None:
+        workdir = cluster.work / "hostile folders" / folder
+        root = workdir / "runs"
+        workdir.mkdir(parents=True)
+        made = created(cluster, node, FINISHES, root=root, workdir=workdir)
+        if finishes(made, repr(made.run.storage.root)):
+            assert made.run.storage.read(log_path(1, 1)) == b"hello\n"
+            assert made.launcher("logs").out == "hello\n"
+        else:
+            made = created(cluster, node, FINISHES, workdir=workdir)
+            assert finishes(made), "it has to run somewhere"
+        assert made.run.read_json("attempts/001/folder-1.json") == {"folder": str(workdir)}
 
-    if refused(placed(made), str(root), folder, repr(str(root))):
-        assert made.in_queue() == []
-        return
-    made.end()
-    print(made.told())
-    assert made.status["state"] == "finished"
-    assert made.run.storage.read(log_path(1, 3)) == b"hello\n"
-    assert made.launcher("logs").out == "hello\n"
-
-
-@pytest.mark.parametrize("folder", FOLDERS.values(), ids=FOLDERS)
-def test_from_a_working_directory_of_any_name(folder: str, cluster: Cluster) -> None:
-    workdir = cluster.work / "hostile folders" / folder
-    workdir.mkdir(parents=True)
-    made = created(cluster, ("n1", "n2"), FINISHES, workdir=workdir)
-
-    if refused(placed(made), str(workdir), folder, repr(str(workdir))):
-        return
-    made.end()
-    print(made.told())
-    assert made.status["state"] == "finished"
-    assert made.run.read_json("attempts/001/environment-3.json")["PWD"] == str(workdir)
+    at_once(check, FOLDERS)
 
 
-@pytest.mark.parametrize("folder", [name for key, name in FOLDERS.items() if key != "newline"])
-def test_run_from_such_folders_by_the_command_itself(folder: str, cluster: Cluster) -> None:
-    place = cluster.work / "hostile places" / folder
-    spec = written(place / "spec", slurm={"additional_parameters": {"hold": True}})
-    words = ("run", spec, "--on", "slurm", "--no-check", "--runs-root", place / "runs", "--name", "held")
-    done = launcher(cluster, *words, cwd=place)
+def test_from_folders_of_any_name_by_the_command_itself(cluster: Cluster, at_once: AtOnce) -> None:
+    def check(folder: str, _: tuple[str, ...]) -> None:
+        place = cluster.work / "hostile places" / folder
+        runs = place / "runs"
+        spec = written(place / "spec", slurm={"additional_parameters": {"hold": True}})
+        words = ("run", spec, "--on", "slurm", "--no-check", "--runs-root", runs, "--name", "held")
+        done = launcher(cluster, *words, cwd=place)
+        if not refused(done, repr(str(runs / "held"))):
+            assert launcher(cluster, "cancel", "held", "--runs-root", runs).code == 0
 
-    if not refused(done, folder, repr(folder)):
-        assert launcher(cluster, "cancel", "held", "--runs-root", place / "runs").code == 0
+    at_once(check, FOLDERS)
 
 
 def test_variables_of_ranks_have_any_value(cluster: Cluster) -> None:
@@ -132,47 +172,32 @@ def test_variables_of_ranks_have_any_value(cluster: Cluster) -> None:
         assert {name: environment.get(name) for name in values} == values
 
 
-@pytest.mark.parametrize("name", [*VALUES.values(), "../up", "a/b", "ünd", ".", "-rf", "a" * 200], ids=repr)
-def test_a_name_that_is_none_is_refused(name: str, cluster: Cluster) -> None:
-    spec = written(cluster.work / "specs/named")
-
-    done = launcher(cluster, "run", spec, "--on", "slurm", "--no-check", f"--name={name}")
-
-    assert done.code == 64
-    assert repr(name) in done.err or f"'{name}'" in done.err
-    done = launcher(cluster, "run", written(cluster.work / "specs/named", name=name), "--on", "slurm", "--no-check")
-    assert done.code == 64
-    assert "name" in done.err
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        *[(option, VALUES[kind]) for option in OPTIONS for kind in ("substitution", "newline")],
-        *[("partition", value) for value in VALUES.values()],
-    ],
-    ids=repr,
-)
-def test_values_of_slurm_s_options_stay_values(option: str, value: str, cluster: Cluster) -> None:
-    hold = {"additional_parameters": {"hold": True}}
-    spec = written(cluster.work / "specs/options", slurm={option: value, **hold})
-    name = f"h{time.monotonic_ns()}"
+def test_values_of_slurm_s_options_stay_values(cluster: Cluster, at_once: AtOnce) -> None:
     runs = cluster.work / "runs"
 
-    done = launcher(cluster, "run", spec, "--on", "slurm", "--no-check", "--name", name, "--runs-root", runs)
+    def check(given: tuple[str, str], node: tuple[str, ...]) -> None:
+        option, value = given
+        name = f"h{time.monotonic_ns()}"
+        held = {"additional_parameters": {"hold": True}}
+        spec = written(cluster.work / "specs" / name, slurm={option: value, **held})
+        done = launcher(cluster, "run", spec, "--on", "slurm", "--no-check", "--name", name, "--runs-root", runs)
+        if not refused(done, option, option.replace("_", "-"), "sbatch"):
+            assert launcher(cluster, "cancel", name, "--runs-root", runs).code == 0
 
-    if not refused(done, option, option.replace("_", "-"), "sbatch"):
-        assert launcher(cluster, "cancel", name, "--runs-root", runs).code == 0
+    cases = [(option, VALUES["substitution"]) for option in OPTIONS]
+    cases += [("partition", value) for value in VALUES.values() if value != VALUES["substitution"]]
+    at_once(check, {f"{option}: {value!r}": (option, value) for option, value in cases})
 
 
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-def test_a_comment_of_the_user_s_arrives_as_it_is(value: str, cluster: Cluster) -> None:
+def test_an_option_of_the_users_arrives_as_it_is(cluster: Cluster, at_once: AtOnce) -> None:
     """Any option of sbatch, in a job that runs: its script holds the value."""
-    made = created_unless_refused(cluster, "additional_parameters", additional_parameters={"wckey": value})
-    if made and not refused(placed(made), "wckey", "additional_parameters"):
-        made.end()
-        print(made.told())
-        assert made.status["state"] == "finished"
+
+    def check(value: str, node: tuple[str, ...]) -> None:
+        made = created_unless_refused(cluster, node, {"additional_parameters": {"wckey": value}})
+        if made:
+            finishes(made, "wckey", "additional_parameters")
+
+    at_once(check, VALUES)
 
 
 def test_lines_of_setup_are_for_the_shell_and_ranks_see_what_they_did(cluster: Cluster) -> None:
@@ -184,28 +209,15 @@ def test_lines_of_setup_are_for_the_shell_and_ranks_see_what_they_did(cluster: C
     assert [told[name] for name in ("GREETING", "OTHER", "THIRD")] == ["a  b", "c", "d"]
 
 
-@pytest.mark.parametrize(
-    "section",
-    [
-        {"venv": "/nowhere/$(touch pwned)"},
-        {"venv": "/nowhere/'; touch pwned; '"},
-        {"conda": "$(touch pwned)"},
-        {"conda": "x; touch pwned"},
-        {"modules": ["$(touch pwned)"]},
-        {"modules": ["x; touch pwned"]},
-        {"srun_args": ["--comment=$(touch pwned)"]},
-        {"nodelist": ["n1;touch pwned"]},
-        {"exclude": ["$(touch pwned)"]},
-        {"container": {"image": "$(touch pwned)", "runtime": "apptainer"}},
-    ],
-    ids=str,
-)
-def test_environments_modules_and_nodes_stay_names(section: dict[str, Any], cluster: Cluster) -> None:
-    """These do not exist, so that the job fails: that must be all."""
-    made = created_unless_refused(cluster, next(iter(section)), **section)
-    if made and not refused(placed(made), "sbatch", *section):
-        made.until(lambda: not made.in_queue(), "its job to end")
-        print(made.told())
+def test_environments_modules_and_nodes_stay_names(cluster: Cluster, at_once: AtOnce) -> None:
+    """Most of them do not exist, so that the job fails: that must be all."""
+
+    def check(section: dict[str, Any], node: tuple[str, ...]) -> None:
+        made = created_unless_refused(cluster, node, section)
+        if made and not refused(submit(made), "sbatch", *section):
+            made.until(lambda: not made.in_queue(), "its job to end")
+
+    at_once(check, {str(section): section for section in ENVIRONMENTS})
 
 
 def test_srun_s_own_variables_of_the_submitting_shell_do_not_reach_the_job(cluster: Cluster) -> None:

@@ -14,21 +14,23 @@ from slurm.launches import REPOSITORY, SLOW_S, Launch, launcher
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
-NODES = ("n1", "n2")
 START_S = 120.0
 """Four ranks import torch on two cores."""
+SAVED_EACH = 10
 SETTINGS = (
     "resources.nodes=2",
     "resources.tasks_per_node=2",
     "resources.gpus_per_node=0",
-    "resources.cpus_per_task=2",
+    "resources.cpus_per_task=1",  # a thread a rank: there are two cores for eight of them
     "slurm.partition=low",
-    f"slurm.nodelist=[{','.join(NODES)}]",
-    "trainer.max_epochs=12",
+    "data.init_args.batch_size=64",
+    "trainer.max_epochs=3",
+    "trainer.limit_train_batches=180",
     "trainer.limit_val_batches=4",
     "trainer.limit_test_batches=4",
-    "trainer.callbacks=[]",
-    "checkpoint.every_n_steps=20",
+    # A minute of training, so that it is not over before it has been disturbed: Slurm looks at limits each 30 s.
+    "trainer.callbacks=[{class_path: slurm.pause.Pause, init_args: {seconds: 0.1}}]",
+    f"checkpoint.every_n_steps={SAVED_EACH}",
 )
 
 
@@ -40,38 +42,43 @@ def data() -> Path:
     return folder
 
 
-def trained(cluster: Cluster, name: str, data: Path) -> Launch:
+@pytest.fixture(scope="module")
+def started(cluster: Cluster, data: Path) -> tuple[Launch, Launch]:
+    """Two runs, of which the second is disturbed: while that waits, the other has the machine for itself."""
+    return trained(cluster, ("n1", "n2"), data), trained(cluster, ("n3", "n4"), data)
+
+
+def trained(cluster: Cluster, nodes: tuple[str, ...], data: Path) -> Launch:
     """A run of jobs/mnist.yaml, submitted as a user does it."""
-    words = [word for one in (*SETTINGS, f"env.vars.LAUNCHER_DATA={data}") for word in ("--set", one)]
-    runs = cluster.work / "runs"
-    spec = REPOSITORY / "jobs/mnist.yaml"
+    name, runs = f"mnist-{nodes[0]}", cluster.work / "runs"
+    settings = (*SETTINGS, f"slurm.nodelist=[{','.join(nodes)}]", f"env.vars.LAUNCHER_DATA={data}")
+    words = [word for one in settings for word in ("--set", one)]
     options = ("--on", "slurm", "--no-check", "--name", name, "--runs-root", runs)
-    done = launcher(cluster, "run", spec, *options, *words)
+    done = launcher(cluster, "run", REPOSITORY / "jobs/mnist.yaml", *options, *words)
     assert done.code == 0, done.err
-    return Launch(cluster, open_run(runs, name), NODES)
+    return Launch(cluster, open_run(runs, name), nodes)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, data: Path) -> Launch:
-    return trained(cluster, "undisturbed", data).end(600)
+def undisturbed(started: tuple[Launch, Launch]) -> Launch:
+    return started[0].end(600)
 
 
 @pytest.fixture(scope="module")
-def disturbed(undisturbed: Launch, data: Path) -> Launch:
+def disturbed(started: tuple[Launch, Launch]) -> Launch:
     """In turn: preempted, out of time, its node without power, requeued, a rank killed, preempted again."""
-    cluster = undisturbed.cluster
-    run = trained(cluster, "disturbed", data)
+    run = started[1]
 
     def without_power() -> None:
-        cluster.power_off(NODES[1])
-        cluster.wait(run.job, "PENDING", seconds=90)
-        cluster.power_on(NODES[1])
+        run.cluster.power_off(run.nodes[1])
+        run.cluster.wait(run.job, "PENDING", seconds=90)
+        run.cluster.power_on(run.nodes[1])
 
     disturbances: list[Callable[[], object]] = [
         run.preempt,
         run.run_out_of_time,
         without_power,
-        partial(cluster.scontrol, "requeue", str(run.job)),
+        lambda: run.cluster.scontrol("requeue", str(run.job)),
         partial(run.kill, rank=2),
         run.preempt,
     ]
@@ -79,6 +86,17 @@ def disturbed(undisturbed: Launch, data: Path) -> Launch:
         run.until(partial(run.trains, attempt), f"attempt {attempt} to train", START_S + SLOW_S)
         disturb()
     return run.end(600)
+
+
+def test_six_interruptions_leave_the_weights_the_same_to_the_last_bit(disturbed: Launch, undisturbed: Launch) -> None:
+    print(disturbed.told())
+    assert disturbed.status["state"] == "finished"
+    causes = ["preempted", "timeout", "infra", "preempted", "infra", "preempted", "finished"]
+    assert [one["cause"] for one in disturbed.status["attempts"]] == causes
+    names = (undisturbed.run.id, disturbed.run.id)
+    diff = launcher(disturbed.cluster, "checkpoints", "diff", *names, "--runs-root", disturbed.cluster.work / "runs")
+    assert diff.code == 0, diff.out
+    assert disturbed.status["metrics"] == undisturbed.status["metrics"]
 
 
 def test_mnist_is_trained_on_two_nodes(undisturbed: Launch) -> None:
@@ -90,21 +108,10 @@ def test_mnist_is_trained_on_two_nodes(undisturbed: Launch) -> None:
     assert status["metrics"]["test_acc"] > 0.9
 
 
-def test_six_interruptions_leave_the_weights_the_same_to_the_last_bit(undisturbed: Launch, disturbed: Launch) -> None:
-    print(disturbed.told())
-    assert disturbed.status["state"] == "finished"
-    causes = ["preempted", "timeout", "infra", "preempted", "infra", "preempted", "finished"]
-    assert [one["cause"] for one in disturbed.status["attempts"]] == causes
-    names = (undisturbed.run.id, disturbed.run.id)
-    diff = launcher(disturbed.cluster, "checkpoints", "diff", *names, "--runs-root", disturbed.cluster.work / "runs")
-    assert diff.code == 0, diff.out
-    assert disturbed.status["metrics"] == undisturbed.status["metrics"]
-
-
 def test_whoever_was_given_notice_has_lost_no_step(disturbed: Launch) -> None:
     attempts = disturbed.status["attempts"]
     print([(one["first_step"], one["last_step"], one["cause"]) for one in attempts])
 
     for before, after in pairwise(attempts):
         lost = before["last_step"] - after["first_step"]
-        assert lost == 0 if before["cause"] in ("preempted", "timeout") else lost <= 20
+        assert lost == 0 if before["cause"] in ("preempted", "timeout") else lost <= SAVED_EACH

@@ -91,6 +91,8 @@ def test_a_limit_that_is_raised_between_two_probes_is_noticed(
     [
         ("resources.nodes=8", "--nodes=8", True),
         ("resources.nodes=9", "--nodes=9", False),
+        ("resources.nodes=8-9", "--nodes=8-9", True),
+        ("resources.nodes=9-10", "--nodes=9-10", False),
         ("resources.cpus_per_task=4", "--cpus-per-task=4", True),
         ("resources.cpus_per_task=5", "--cpus-per-task=5", False),
         ("resources.gpus_per_node=2", "--gpus-per-node=2", True),
@@ -124,22 +126,23 @@ def test_slurm_takes_some_jobs_that_can_never_start_and_the_check_does_not(
     here.scontrol("create", "PartitionName=narrow", "Nodes=n1,n2", "MaxTime=60", "MaxNodes=1", "AllowAccounts=others")
     too_long = here.sbatch("#!/bin/sh\n", "--partition=narrow", "--time=61")
     too_wide = here.sbatch("#!/bin/sh\n", "--partition=narrow", "--time=1", "--nodes=2")
-    not_ours = here.sbatch("#!/bin/sh\n", "--partition=narrow", "--time=1", "--account=root")
+    at_most_too_wide = here.sbatch("#!/bin/sh\n", "--partition=narrow", "--time=1", "--nodes=1-2")
+    jobs = (too_long, too_wide, at_most_too_wide)
+    limits = ["PartitionTimeLimit", "PartitionNodeLimit", "PartitionNodeLimit"]
     try:
         facts, _ = probed(capsys)
+        eventually(lambda: [here.job(job)["Reason"] for job in jobs] == limits, "Slurm to say why they wait")
         states = here.squeue()
-        assert [states[job] for job in (too_long, too_wide, not_ours)] == ["PENDING"] * 3
-        assert here.job(too_long)["Reason"] == "PartitionTimeLimit"
-        assert here.job(too_wide)["Reason"] == "PartitionNodeLimit"
+        assert [states[job] for job in jobs] == ["PENDING"] * 3
     finally:
-        here.scancel(*map(str, (too_long, too_wide, not_ours)))
-        eventually(lambda: not {too_long, too_wide, not_ours} & running_or_waiting(here), "the jobs to be gone")
+        here.scancel(*map(str, jobs))
+        eventually(lambda: not {*jobs} & running_or_waiting(here), "the jobs to be gone")
         here.scontrol("delete", "PartitionName=narrow")
-    wanted = ["slurm.partition=narrow", "resources.time=61m", "resources.nodes=2", "slurm.account=root"]
+    wanted = ["slurm.partition=narrow", "resources.time=61m", "resources.nodes=1-2", "slurm.account=root"]
     spec = parse_spec("name: x\nmodel: {class_path: a.B}\n", source="x", overrides=wanted)
     assert [str(problem) for problem in problems(spec, facts)] == [
         "cluster test: resources.time: partition 'narrow' allows at most 01:00:00, got 61m",
-        "cluster test: resources.nodes: partition 'narrow' allows at most 1 in a job, got 2",
+        "cluster test: resources.nodes: partition 'narrow' allows at most 1 in a job, got 1-2",
         "cluster test: slurm.account: partition 'narrow' takes only others, got 'root'",
     ]
 

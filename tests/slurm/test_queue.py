@@ -1,12 +1,10 @@
 """What a user sees of a run that waits, and what becomes of one whose submission was cut short."""
 
-import json
 import os
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cli.commands import LAUNCHER, Done
@@ -14,7 +12,7 @@ from cli.commands import LAUNCHER, Done
 from launcher.ledger import Submitted, Submitting
 from launcher.run import open_run
 from slurm.cluster import Cluster
-from slurm.launches import SLOW_S, Launch, clear, launch, launcher, written
+from slurm.launches import Launch, clear, launch, launcher, written
 
 pytestmark = pytest.mark.slurm
 
@@ -25,8 +23,6 @@ case "$*" in *--test-only*|*--version*) exec /usr/bin/sbatch "$@" ;; esac
 /usr/bin/sbatch "$@"
 kill -9 $PPID
 """
-_SETTLED_S = 120.0
-"""A submission of this age is not under way any more."""
 _AT_ONCE_S = 20.0
 """On a busy machine; no rank has started by then."""
 
@@ -157,10 +153,8 @@ def crashed(cluster: Cluster, before: str = "") -> Launch:
     done, run = submitted(cluster, name=name, **sbatch(cluster.work / "bin" / name, before))
     assert done.code == -9, f"{done.out}\n{done.err}"
     assert [type(one.event) for one in run.entries()] == [Submitting]
-    event = Path(run.run.storage.root, "events/00000001.json")
-    told = json.loads(event.read_text())
-    event.write_text(json.dumps({**told, "time": told["time"] - _SETTLED_S}))  # a younger one may still be under way
-    return Launch(cluster, open_run(cluster.work / "runs", name), ())
+    run.age()
+    return run
 
 
 def test_a_job_whose_submission_was_cut_short_is_found_and_there_is_one_of_it(cluster: Cluster) -> None:
@@ -201,15 +195,16 @@ def test_a_job_that_was_found_starts_the_run(cluster: Cluster) -> None:
     assert run.status["state"] == "cancelled"
 
 
-def test_a_job_that_started_before_it_had_its_payload_is_submitted_again(cluster: Cluster) -> None:
+def test_a_job_that_started_before_it_had_its_payload_makes_way_for_another(cluster: Cluster) -> None:
+    before = living(cluster)
     run = crashed(cluster)
-    (orphan,) = [job for job in living(cluster) if cluster.job(job)["JobName"].endswith(run.run.id)]
+    (orphan,) = living(cluster) - before
     cluster.scontrol("release", str(orphan))
-    run.until(lambda: orphan not in living(cluster), "the orphan to end", SLOW_S)
+    cluster.wait(orphan, "RUNNING")
 
     assert reconcile(cluster).code == 0
     assert run.job != orphan
-    assert run.in_queue() == [run.job]
+    run.until(lambda: living(cluster) - before == {run.job}, "the orphan to end")
     assert run.launcher("cancel").code == 0
 
 
@@ -225,17 +220,18 @@ def test_reconcile_leaves_runs_alone_that_go_well(cluster: Cluster) -> None:
     assert len(run.jobs) == 1
 
 
-def test_a_job_that_vanished_before_it_began_is_submitted_again(cluster: Cluster) -> None:
-    """As when slurmctld crashes before it has saved it; here the job fails at once on its node."""
+def test_a_job_that_fails_before_it_begins_is_left_to_the_user(cluster: Cluster) -> None:
+    """It might fail again and again."""
     run = launch(cluster, ("n1", "n2"), slurm=HELD)
-    lost = run.job
-    events: list[dict[str, Any]] = json.loads(run.launcher("events", "--json").out)
-    assert [one["kind"] for one in events] == ["Submitting", "Submitted"]
+    failed = run.job
     for pickle in Path(run.run.storage.root).rglob("*.pkl"):
-        pickle.unlink()
-    cluster.scontrol("release", str(lost))
+        pickle.write_bytes(b"")
+    cluster.scontrol("release", str(failed))
     run.until(lambda: not run.in_queue(), "the job to fail")
+    run.age()
 
-    assert reconcile(cluster).code == 0
-    assert run.job != lost
+    assert f"job {failed} ended as FAILED" in reconcile(cluster).out
+    assert run.jobs == [failed]
+    assert run.launcher("resume", "--no-check").code == 0
+    assert run.in_queue() == [run.job]
     assert run.launcher("cancel").code == 0

@@ -8,8 +8,7 @@ from functools import partial
 import pytest
 
 from slurm.cluster import Cluster
-from slurm.launches import SLOW_S, TRAINS, Launch, Nodes, launch, launcher
-from slurm.scenarios import eventually
+from slurm.launches import SLOW_S, TRAINS, Launch, Nodes, launch
 
 pytestmark = pytest.mark.slurm
 
@@ -252,6 +251,31 @@ def test_a_run_survives_the_loss_of_a_node(run: Launch) -> None:
 
 
 @scenario
+def lost_for_good(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
+    """Slurm does not bring the job back, and its supervisor died with its node."""
+    run = launch(cluster, nodes, slurm={"additional_parameters": {"hold": True}})
+    cluster.scontrol("update", f"jobid={run.job}", "requeue=0")
+    cluster.scontrol("release", str(run.job))
+    run.until(run.trains, "it to train")
+    cluster.power_off(nodes[0])
+    cluster.wait(run.job, "NODE_FAIL", seconds=90)
+    cluster.power_on(nodes[0])
+    run.age()
+    return run
+
+
+@of("lost_for_good")
+def test_a_run_that_is_lost_with_its_job_is_brought_back_by_whoever_looks(run: Launch) -> None:
+    (lost,) = run.jobs
+    done = run.launcher("reconcile")
+    assert f"job {lost} ended as NODE_FAIL; submitted as job {run.job}" in done.out
+    assert run.job != lost
+    assert run.status["state"] == "queued"
+    assert run.in_queue() == [run.job]
+    assert run.launcher("cancel").code == 0
+
+
+@scenario
 def rank_killed(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
     run = launch(cluster, nodes)
     run.until(run.trains, "it to train")
@@ -339,14 +363,17 @@ def scancelled_while_it_waits(cluster: Cluster, nodes: tuple[str, ...]) -> Launc
     run = launch(cluster, nodes, slurm={"additional_parameters": {"hold": True}})
     cluster.scancel(str(run.job))
     cluster.wait(run.job, "CANCELLED")
+    run.age()
     return run
 
 
 @of("scancelled_while_it_waits")
-def test_scancel_of_a_job_that_waits_is_seen(run: Launch) -> None:
-    assert run.status["state"] == "cancelled"
-    assert launcher(run.cluster, "reconcile", "--runs-root", run.cluster.work / "runs").code == 0
-    assert run.status["state"] == "cancelled"
+def test_scancel_of_a_job_that_waits_is_seen_and_not_undone(run: Launch) -> None:
+    waiting = run.status
+    assert (waiting["state"], waiting["scheduler"]["state"]) == ("queued", "GONE")
+    assert run.launcher("reconcile").code == 0
+    ended = run.status
+    assert (ended["state"], ended["reason"]) == ("cancelled", f"job {run.job} was cancelled (scancel)")
     assert run.in_queue() == []
 
 
@@ -423,13 +450,12 @@ def test_a_site_without_signals_of_choice_without_requeueing_and_without_account
 
 
 def test_there_a_run_survives_the_loss_of_its_only_node(other: Cluster) -> None:
-    """Slurm ends the job and does not bring it back: whoever looks does."""
+    """Slurm brings the job back, though the site does so only for those who ask for it."""
     run = launch(other, ("n1",))
     run.until(run.trains, "it to train")
     other.fail("n1")
-    eventually(lambda: other.job(run.job)["JobState"] in ("NODE_FAIL", "PENDING", "FAILED", "COMPLETED"), "its end")
+    other.wait(run.job, "PENDING")
     other.resume("n1")
-    launcher(other, "reconcile", "--runs-root", other.work / "runs")
     run.finish(attempt=2)
     print(run.told())
 

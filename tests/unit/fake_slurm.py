@@ -25,8 +25,9 @@ class FakeSlurm:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        for name in ("scontrol", "scancel", "squeue", "sacct", "sbatch"):
+        for name in ("scontrol", "scancel", "squeue", "sacct", "sinfo", "sbatch"):
             self._program(name)
+        self.answers("sinfo", "echo 8")  # nodes
         # submitit looks for it on PATH
         srun = folder / "bin/srun"
         srun.write_text(f'#!/bin/sh\n# A fake: see fake_srun.py.\nexec {_srun()} {shlex.quote(str(folder))} "$@"\n')

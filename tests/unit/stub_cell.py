@@ -22,7 +22,8 @@ def leave(number: int, frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, leave)
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, leave)
     arguments = json.loads((FOLDER / "spec.json").read_text())["model"]["init_args"]
     write("environment.json", dict(os.environ))
     begun = time.time()

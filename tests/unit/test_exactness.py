@@ -50,6 +50,11 @@ def test_what_changes_nothing_about_the_result_is_not_mentioned(new: dict[str, A
         (changed("trainer", precision="bf16-mixed"), "trainer.precision: its default -> bf16-mixed: from here on"),
         (changed("model", init_args={"lr": 0.2, "sizes": [1, 2]}), "model.init_args.lr: 0.1 -> 0.2: from here on"),
         (changed("model", init_args={"lr": 0.1, "sizes": [1, 3]}), "model.init_args.sizes.1: 2 -> 3: from here on"),
+        (
+            changed("trainer", strategy="xla"),
+            "trainer.strategy: its default -> xla: the same samples in each step; sums",
+        ),
+        (changed("trainer", strategy="ddp"), "trainer.strategy: its default -> ddp: from here on"),
         ({**OLD, "seed_everything": 1}, "seed_everything: its default -> 1: from here on"),
     ],
 )
@@ -63,6 +68,7 @@ def test_what_may_change_the_result_is_said(new: dict[str, Any], said: str) -> N
     ("where", "said"),
     [
         (("cpu", 3, False, "resume"), "the same bits, while the number of ranks"),
+        (("xla", 2, False, "resume"), "the same bits, while the number of ranks"),
         (("gpu", 1, False, "resume"), "trainer.deterministic: true"),
         (("gpu", 1, True, "resume"), "the same bits, on GPUs of the same kind"),
         (("gpu", 8, True, "resume"), "NCCL_ALGO"),

@@ -16,7 +16,7 @@ ORDER = re.findall(r"\w+", _ARROWS[0])
 """Of the control side, as ARCHITECTURE.md draws it: a module imports only what stands before it."""
 
 NODE_MAY_NOT = {"backend", "backends", "supervise", "cli"}
-HEAVY = {"torch", "lightning", "torchmetrics", "torchvision", "numpy", "submitit"}
+HEAVY = {"torch", "torch_xla", "lightning", "torchmetrics", "torchvision", "numpy", "submitit"}
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -67,6 +67,13 @@ def test_what_runs_on_hosts_takes_nothing_that_is_not_there() -> None:
     (runner,) = (REPOSITORY / "launcher").rglob("runner.py")
     ast.parse(runner.read_text(), feature_version=(3, 8))
     assert {name.split(".")[0] for name in imports(runner)} <= {*sys.stdlib_module_names, "__future__"}
+
+
+def test_one_module_knows_torch_xla() -> None:
+    knowing = {
+        file.name for file, _ in parts("launcher") if "torch_xla" in {name.split(".")[0] for name in imports(file)}
+    }
+    assert knowing == {"xla.py"}
 
 
 def test_the_model_knows_nothing_of_the_launcher() -> None:

@@ -136,7 +136,7 @@ class TestHints:
     def test_a_job_s_state_is_what_the_queue_says(self, slurm: FakeSlurm) -> None:
         slurm.queue_is(PENDING, ("8", "", "RUNNING", "None", "N/A"))
 
-        assert scheduler.hints({"7", "8", "9"}) == {
+        assert scheduler.Scheduler().hints({"7", "8", "9"}) == {
             "7": {"state": "PENDING", "reason": "Priority", "start": 1795890595.0},
             "8": {"state": "RUNNING", "reason": "None", "start": None},
             "9": {"state": "GONE", "reason": "", "start": None},
@@ -144,13 +144,13 @@ class TestHints:
         assert len(slurm.calls) == 1, "one question for all"
 
     def test_without_jobs_nobody_is_asked(self, slurm: FakeSlurm) -> None:
-        assert scheduler.hints(set()) == {}
+        assert scheduler.Scheduler().hints(set()) == {}
         assert slurm.calls == []
 
     def test_no_answer_is_no_error(self, slurm: FakeSlurm) -> None:
         slurm.answers("squeue", fails(SILENT))
 
-        hint = scheduler.hints({"7"})["7"]
+        hint = scheduler.Scheduler().hints({"7"})["7"]
 
         assert hint["state"] == "UNKNOWN"
         assert SILENT in hint["reason"]

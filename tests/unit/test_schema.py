@@ -96,6 +96,7 @@ def test_its_references_lead_somewhere(schema: dict[str, Any]) -> None:
     ("section", "field", "values"),
     [
         ("Resources", "time", ["30", "10:00", "90s", "1h30m", "1-12:00:00", "1:60:00", "24:00:00", "", "5x", "1m1h"]),
+        ("Resources", "nodes", ["2-4", "12-100", "3-3", "2-", "-4", "02-4", "0-4", "4", "2 - 4", "2-4-6"]),
         ("Resources", "mem", ["16G", "16", "0", "00", "512M", "1.5G", "16GB"]),
         ("TrainerArgs", "max_time", ["01:12:00:00", "12:00:00", "1h"]),
     ],

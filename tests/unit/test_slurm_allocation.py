@@ -36,8 +36,8 @@ def resubmitted() -> list[Run]:
 
 @pytest.fixture
 def job(resubmitted: list[Run]) -> Callable[..., JobAllocation]:
-    def make(restarts: int = 0) -> JobAllocation:
-        start = Start(job="7", restarts=restarts, hosts=("n1", "n2"))
+    def make(restarts: int = 0, job: str = "7") -> JobAllocation:
+        start = Start(job=job, restarts=restarts, hosts=("n1", "n2"))
         return JobAllocation(start, lead_s=LEAD_S, resubmit=lambda run, spec: resubmitted.append(run))
 
     return make
@@ -59,6 +59,12 @@ def test_a_start_is_told_by_the_environment_that_slurm_gives_a_job() -> None:
     assert this_start({**env, "SLURM_RESTART_COUNT": "2"}).as_json() == {"job": "7", "restarts": 2}
     with pytest.raises(KeyError, match="SLURM_JOB_ID"):
         this_start({})
+
+
+def test_an_element_of_an_array_is_known_by_both_numbers() -> None:
+    env = {"SLURM_JOB_ID": "27", "SLURM_ARRAY_JOB_ID": "24", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_NODELIST": "n1"}
+
+    assert this_start(env).job == "24_3"
 
 
 class TestWhyItEnds:
@@ -221,18 +227,18 @@ class TestGoesOn:
 
         job().renew(run, spec_of(run))
 
-        assert slurm.calls == ["scontrol show job 7 --oneliner", "scontrol requeue 7"]
+        assert slurm.calls == ["scontrol requeue 7"]
         assert resubmitted == []
 
     def test_an_element_of_an_array_is_requeued_alone(
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
     ) -> None:
-        run = make_run()
-        slurm.job_is("scancel-array")
+        lost = AttemptEnded(attempt=1, cause="infra", reason="", step=0, lost=("n2",))
+        run = make_run("run", AttemptStarting(attempt=1, target="slurm"), lost)
 
-        job().renew(run, spec_of(run))
+        job(job="24_3").renew(run, spec_of(run))
 
-        assert slurm.calls[-1] == "scontrol requeue 24_3"
+        assert slurm.called("scontrol") == ["scontrol requeue 24_3", "scontrol update JobId=24_3 ExcNodeList=n2"]
 
     def test_hosts_that_failed_under_the_run_are_excluded(
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
@@ -244,6 +250,29 @@ class TestGoesOn:
         job().renew(run, spec_of(run))
 
         assert slurm.calls[-1] == "scontrol update JobId=7 ExcNodeList=n2,n5"
+
+    def test_beside_those_that_the_spec_excludes(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
+    ) -> None:
+        ended = AttemptEnded(attempt=1, cause="infra", reason="", step=0, lost=("n2",))
+        run = make_run("run", AttemptStarting(attempt=1, target="slurm"), ended, slurm={"exclude": ["n7"]})
+        slurm.job_is("limit-leave")
+
+        job().renew(run, spec_of(run))
+
+        assert slurm.calls[-1] == "scontrol update JobId=7 ExcNodeList=n7,n2"
+
+    def test_a_job_is_not_left_without_nodes(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
+    ) -> None:
+        ended = AttemptEnded(attempt=1, cause="infra", reason="", step=0, lost=("n2",))
+        run = make_run("run", AttemptStarting(attempt=1, target="slurm"), ended, resources={"nodes": 2})
+        slurm.job_is("limit-leave")
+        slurm.answers("sinfo", "echo 2")
+
+        job().renew(run, spec_of(run))
+
+        assert not slurm.called("scontrol update")
 
     def test_that_they_could_not_be_excluded_stops_nothing(
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun, resubmitted: list[Run]
@@ -273,7 +302,6 @@ class TestGoesOn:
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun, resubmitted: list[Run]
     ) -> None:
         run = make_run()
-        slurm.answers("scontrol show", fails(SILENT), prints(said("limit-leave", "7")))
         slurm.answers("scontrol requeue", fails(SILENT), "exit 0")
 
         job().renew(run, spec_of(run))
@@ -291,7 +319,7 @@ class TestGoesOn:
     ) -> None:
         monkeypatch.setattr(module, "_PATIENCE_S", 0.05)
         run = make_run()
-        slurm.answers("scontrol show", fails(SILENT))
+        slurm.answers("scontrol requeue", fails(SILENT))
 
         with pytest.raises(SlurmError, match="Unable to contact slurm controller"):
             job().renew(run, spec_of(run))

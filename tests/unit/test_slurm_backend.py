@@ -144,7 +144,7 @@ class TestPlan:
         assert planned.env["PYTHONPATH"] == "/runs/run/code/12ab/project/src:/outside"
         assert planned.workdir == "/runs/run/code/12ab/project", "/project is gone"
 
-    @pytest.mark.parametrize("run_dir", ["gs://bucket/runs/run", "/runs/100%/run"])
+    @pytest.mark.parametrize("run_dir", ["gs://bucket/runs/run", "/runs/100%/run", "/runs/a\\b/run", "/runs/a\nb/run"])
     def test_a_run_directory_that_slurm_cannot_write_to_is_refused(self, run_dir: str) -> None:
         with pytest.raises(UsageError, match="all nodes see"):
             plan(run_dir=run_dir)

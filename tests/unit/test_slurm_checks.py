@@ -44,6 +44,9 @@ def found(*settings: str, **facts: Any) -> list[str]:
     [
         [],
         ["resources.time=24h"],
+        ["resources.nodes=10-20"],
+        ["slurm.partition=long", "resources.time=1h", "resources.nodes=1-4"],
+        ["resources.nodes=2-10", "resources.gpus_per_node=8"],
         ["resources.nodes=10", "resources.gpus_per_node=4"],
         ["resources.gpus_per_node=8", "resources.cpus_per_task=4", "resources.mem=900G"],
         ["resources.mem='0'"],
@@ -80,9 +83,14 @@ def test_what_fits_has_no_problem(settings: list[str]) -> None:
             "slurm.qos: partition 'long' takes only normal, got 'long'",
         ),
         (["resources.nodes=11"], "resources.nodes: partition 'gpu' has 10, got 11"),
+        (["resources.nodes=11-12"], "resources.nodes: partition 'gpu' has 10, got 11-12"),
         (
             ["slurm.partition=long", "resources.time=1h", "resources.nodes=5"],
             "resources.nodes: partition 'long' allows at most 4 in a job, got 5",
+        ),
+        (
+            ["slurm.partition=long", "resources.time=1h", "resources.nodes=2-5"],
+            "resources.nodes: partition 'long' allows at most 4 in a job, got 2-5",
         ),
         (
             ["resources.gpus_per_node=9"],

@@ -1,8 +1,9 @@
-"""What Slurm 22.05 said, recorded on a cluster, and what is read from it.
+"""What Slurm 22.05 and 24.11 said, recorded on a cluster, and what is read from it.
 
-recorded/slurm/jobs.json: `scontrol show job` as the batch process saw it, at once after the SIGTERM that the case's
-name speaks of, or when its ranks had left after the signal that they had asked for (`...-leave`). Partitions: low
-requeues, lowcancel cancels, after a grace time of 15 s or, `nograce`, at once. Names of users and folders were changed.
+recorded/slurm/jobs.json, and jobs-24.11.json: `scontrol show job` as the batch process saw it, at once after the
+SIGTERM that the case's name speaks of, or when its ranks had left after the signal that they had asked for
+(`...-leave`). Partitions: low requeues, lowcancel cancels, after a grace time of 15 s or, `nograce`, at once. Names of
+users and folders were changed.
 recorded/slurm/*.log: what srun printed.
 """
 
@@ -35,6 +36,7 @@ from launcher.backends.slurm.job import (
 
 RECORDED = Path(__file__).parent / "recorded/slurm"
 JOBS = json.loads((RECORDED / "jobs.json").read_text())
+NEWER = json.loads((RECORDED / "jobs-24.11.json").read_text())
 GRACE_S = 15
 
 
@@ -81,6 +83,12 @@ def test_a_comment_that_looks_like_fields_is_a_comment() -> None:
     assert job("scancel-array").state == "COMPLETING"
 
 
+def test_so_it_is_in_a_newer_slurm() -> None:
+    array = parse_job(NEWER["scancel-array"]["said"])
+
+    assert (array.name, array.comment) == ("11_3", "lr=0.1 Reason=x JobState=NO")
+
+
 def test_a_name_that_looks_like_fields_is_a_name() -> None:
     said = JOBS["started"]["said"].replace(
         "JobName=low-leave", "JobName=a JobState=BAD ArrayTaskId=4 UserId=x Restarts=9"
@@ -120,40 +128,42 @@ def test_what_is_missing_is_named(said: str, complaint: str) -> None:
 # Why it ends
 
 
-@pytest.mark.parametrize(
-    ("case", "why"),
-    [
-        ("low-leave", Ends.PREEMPTED),
-        ("lowcancel-leave", Ends.PREEMPTED),
-        ("lowcancel-stay", Ends.PREEMPTED),
-        ("lowcancelnograce", Ends.PREEMPTED),
-        ("low-norequeue", Ends.PREEMPTED),
-        ("tick-cancel", Ends.PREEMPTED),  # its grace time was over at the 30 s tick
-        ("low-stay", Ends.REQUEUED),
-        ("low-stay, seconds later", Ends.REQUEUED),
-        ("lownograce", Ends.REQUEUED),
-        ("lownograce-leave", Ends.REQUEUED),
-        ("lownograce, seconds later", Ends.REQUEUED),
-        ("tick-requeue", Ends.REQUEUED),
-        ("requeue", Ends.REQUEUED),
-        ("requeuehold", Ends.REQUEUED),
-        ("fail", Ends.REQUEUED),
-        ("fail-batch", Ends.REQUEUED),
-        ("fail-norequeue", Ends.NODE_FAIL),
-        ("limit-leave", Ends.TIMEOUT),
-        ("limit-stay", Ends.TIMEOUT),
-        ("scancel", Ends.CANCELLED),
-        ("scancel-array", Ends.CANCELLED),
-        ("grace-scancel-cancel", Ends.CANCELLED),  # while it had to make way anyway
-        ("grace-scancel-requeue", Ends.CANCELLED),
-        (
-            "batch-term",
-            Ends.PREEMPTED,
-        ),  # `scancel --batch --signal=TERM`: somebody wants it off, and has not cancelled it
-    ],
-)
+CAUSES = {
+    "low-leave": Ends.PREEMPTED,
+    "lowcancel-leave": Ends.PREEMPTED,
+    "lowcancel-stay": Ends.PREEMPTED,
+    "lowcancelnograce": Ends.PREEMPTED,
+    "low-norequeue": Ends.PREEMPTED,
+    "tick-cancel": Ends.PREEMPTED,  # its grace time was over at the 30 s tick
+    "low-stay": Ends.REQUEUED,
+    "low-stay, seconds later": Ends.REQUEUED,
+    "lownograce": Ends.REQUEUED,
+    "lownograce-leave": Ends.REQUEUED,
+    "lownograce, seconds later": Ends.REQUEUED,
+    "tick-requeue": Ends.REQUEUED,
+    "requeue": Ends.REQUEUED,
+    "requeuehold": Ends.REQUEUED,
+    "fail": Ends.REQUEUED,
+    "fail-batch": Ends.REQUEUED,
+    "fail-norequeue": Ends.NODE_FAIL,
+    "limit-leave": Ends.TIMEOUT,
+    "limit-stay": Ends.TIMEOUT,
+    "scancel": Ends.CANCELLED,
+    "scancel-array": Ends.CANCELLED,
+    "grace-scancel-cancel": Ends.CANCELLED,  # while it had to make way anyway
+    "grace-scancel-requeue": Ends.CANCELLED,
+    "batch-term": Ends.PREEMPTED,  # `scancel --batch --signal=TERM`: it was not cancelled, but somebody wants it off
+}
+
+
+@pytest.mark.parametrize(("case", "why"), CAUSES.items())
 def test_each_cause_is_told_by_what_slurm_says(case: str, why: Ends) -> None:
     assert cause(case) == why
+
+
+@pytest.mark.parametrize("case", NEWER)
+def test_and_by_what_a_newer_one_says(case: str) -> None:
+    assert cause(parse_job(NEWER[case]["said"]), now=NEWER[case]["now"]) == CAUSES[case]
 
 
 @pytest.mark.parametrize(

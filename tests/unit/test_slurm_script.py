@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from launcher.backends.slurm.environment import rank_command, setup_lines, srun_options
-from launcher.backends.slurm.script import clean, lead_s, sbatch_options, srun, tasks_per_node
+from launcher.backends.slurm.script import avoided, clean, lead_s, sbatch_options, srun, tasks_per_node
 from launcher.errors import UsageError
 from launcher.spec import JobSpec
 from launcher.spec_slurm import Slurm
@@ -65,8 +65,12 @@ EVERYTHING = spec_of(
     [
         ("sbatch-least", lambda: script(spec_of())),
         ("sbatch-everything", lambda: script(EVERYTHING, exclude=["n8", "n7"])),
-        ("sbatch-again", lambda: script(EVERYTHING, singleton=True)),
+        ("sbatch-again", lambda: script(EVERYTHING, after="24_3")),
         ("sbatch-typed-gpus", lambda: script(spec_of(resources={"gpus_per_node": 4}, gres="gpu:a100:4"))),
+        (
+            "sbatch-elastic",
+            lambda: script(spec_of(resources={"nodes": "2-4", "tasks_per_node": 2, "cpus_per_task": 3})),
+        ),
         ("sbatch-hostile", lambda: script(spec_of(partition=HOSTILE, modules=[HOSTILE], conda=HOSTILE))),
     ],
 )
@@ -106,6 +110,14 @@ def test_the_lead_is_the_users_or_a_fifth_of_the_time() -> None:
     assert lead_s(None, None) == 120
     assert lead_s(Slurm(signal_delay="30s"), 3600) == 30
     assert lead_s(Slurm(signal_delay="1h"), 3600) == 720
+
+
+def test_hosts_that_failed_are_avoided_as_far_as_a_job_can_do_without_them() -> None:
+    two = {"nodes": 2}
+
+    assert avoided(spec_of(resources=two), ["n2", "n3"], there=4) == ("n2", "n3")
+    assert avoided(spec_of(resources=two), ["n2", "n3"], there=3) == ()
+    assert avoided(spec_of(resources=two, nodelist=["n[1-2]"]), ["n2", "n3"], there=4) == ("n3",)
 
 
 def test_nothing_of_an_allocation_around_the_shell_leaks() -> None:

@@ -12,7 +12,8 @@ import pytest
 from fake_slurm import FakeSlurm, fails
 
 from launcher.backends.slurm.commands import SlurmError
-from launcher.backends.slurm.submission import FOLDER, comment, script_text, submit
+from launcher.backends.slurm.job import comment
+from launcher.backends.slurm.submission import FOLDER, script_text, submit
 from launcher.ledger import AttemptEnded, AttemptStarting, Submission, Submitted, Submitting
 from launcher.run import Record, Run
 from launcher.spec import JobSpec
@@ -64,10 +65,10 @@ class TestSubmit:
         slurm.answers("sbatch", TAKEN)
 
         submit(first, spec_of(first))
-        submit(later, spec_of(later), again=True)
+        submit(later, spec_of(later), behind="24_3")
 
         assert "dependency" not in script(first)
-        assert "#SBATCH --dependency=singleton\n" in script(later)
+        assert "#SBATCH --dependency=afterany:24_3\n" in script(later)
         assert "#SBATCH --job-name=later\n" in script(later)
 
     def test_hosts_that_failed_under_the_run_are_avoided(self, make_run: MakeRun, slurm: FakeSlurm) -> None:

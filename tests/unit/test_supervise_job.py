@@ -172,6 +172,7 @@ class TestTakeOver:
             [Submitting(submission=2, target="slurm")],
             [Submitting(submission=2, target="slurm"), Submitted(submission=2, job="8")],
             [RunEnded(state="stopped", reason=""), ResumeRequested(by="me")],
+            [Submitted(submission=1, job="8")],  # two elements for one run of a sweep: the first has it
         ],
     )
     def test_a_job_that_the_run_does_not_wait_for_any_more_leaves(self, make_run: MakeRun, later: list[Event]) -> None:

@@ -10,9 +10,11 @@ from launcher.backend import Ending
 from launcher.backends.slurm import commands
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import Ends, ended_because, expand_hosts
+from launcher.backends.slurm.script import avoided
 from launcher.policy import Cause
 from launcher.run import Run
 from launcher.spec import JobSpec
+from launcher.spec_slurm import Slurm
 
 _LOOK_S = 0.5
 """Between two questions to the controller about a job that is about to end."""
@@ -31,7 +33,7 @@ class Start:
     """One start of a job."""
 
     job: str
-    """Raw id: that of an array's element is its own."""
+    """Its id; of an array's element `<array>_<task>`: the raw id of one of them means them all."""
     restarts: int
     """How often Slurm had started it before."""
     hosts: tuple[str, ...]
@@ -43,8 +45,9 @@ class Start:
 
 def this_start(env: Mapping[str, str] = os.environ) -> Start:
     """That which this process is part of. Raises KeyError outside of a job."""
+    in_array = "SLURM_ARRAY_JOB_ID" in env
     return Start(
-        job=env["SLURM_JOB_ID"],
+        job=f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if in_array else env["SLURM_JOB_ID"],
         restarts=int(env.get("SLURM_RESTART_COUNT", "0")),
         hosts=expand_hosts(env["SLURM_JOB_NODELIST"]),
     )
@@ -110,8 +113,8 @@ class JobAllocation:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                commands.requeue(commands.show_job(self._start.job).name)
-                self._exclude(run.ledger.refresh().excluded)
+                commands.requeue(self._start.job)
+                self._exclude(spec, run.ledger.refresh().excluded)
                 return
             except SlurmError as refused:
                 if not refused.silent:
@@ -121,10 +124,13 @@ class JobAllocation:
                 time.sleep(_ASK_AGAIN_S)
         self._resubmit(run, spec)
 
-    def _exclude(self, hosts: Sequence[str]) -> None:
-        if hosts:
-            with suppress(SlurmError):  # Slurm sends no job to a node that it knows to be down
-                commands.exclude(self._start.job, hosts)
+    def _exclude(self, spec: JobSpec, failed: Sequence[str]) -> None:
+        if not failed:
+            return
+        slurm = spec.slurm or Slurm()
+        with suppress(SlurmError):  # Slurm sends no job to a node that it knows to be down
+            if hosts := avoided(spec, failed, commands.node_count(slurm.partition)):
+                commands.exclude(self._start.job, [*slurm.exclude, *hosts])
 
     @property
     def _name(self) -> str:

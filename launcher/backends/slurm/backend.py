@@ -1,6 +1,7 @@
 """Ranks under srun, in the job that the supervisor stands in."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher import shell
+from launcher.accelerator import asks_for_xla, check_xla
 from launcher.address import is_local
 from launcher.backend import Ending, Handle, Plan, RankPlan
 from launcher.backends.ranks import WORKER, code_path, place_env, workdir
@@ -17,14 +19,16 @@ from launcher.backends.slurm.allocation import Start
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import exits_in, launch_failure, lost_hosts
 from launcher.diagnosis import attempt_cause
-from launcher.elastic import check_size
+from launcher.elastic import nodes_to_use
 from launcher.errors import UsageError
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run, attempt_folder, failures, log_path, progress_path
+from launcher.run import Record, Run, attempt_folder, code_home, failures, log_path, progress_path
 from launcher.spec import JobSpec
 
 ENDS_S = 10.0
 """After srun has named a rank that failed, the step has this long to end by itself."""
+_PATH = re.compile(r"[^%\\\x00-\x1f\x7f]+")
+"""What Slurm takes for the path of a log as it is."""
 _OWN_NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK")
 """What ranks get from srun: neither from the plan nor from the shell that submitted."""
 
@@ -52,20 +56,25 @@ class SlurmBackend:
         self._end_at = 0.0
 
     def plan(self, run_dir: str, record: Record, spec: JobSpec, attempt: int) -> Plan:
-        if not is_local(run_dir) or "%" in run_dir:
+        if not is_local(run_dir) or not _PATH.fullmatch(run_dir):
             raise UsageError(
-                f"the run directory would be {run_dir}: on Slurm it is a folder that all nodes see, and has no '%' in "
-                "its path (Slurm puts names of jobs and nodes there); choose one with --runs-root or LAUNCHER_RUNS"
+                f"the run directory would be {run_dir!r}: on Slurm it is a folder that all nodes see, and has in its "
+                "path no '%' (Slurm puts names of jobs and nodes there), no backslash (Slurm removes it) and no "
+                "control character; choose one with --runs-root or LAUNCHER_RUNS"
             )
         resources = spec.resources
-        nodes, tasks = resources.nodes, script.tasks_per_node(spec)
+        tasks = script.tasks_per_node(spec)
         gpus = resources.gpus_per_node or 0
         if 0 < gpus < tasks:
             raise UsageError(
                 f"resources: tasks_per_node is {tasks}, gpus_per_node {gpus}: every rank needs a GPU of its own"
             )
-        accelerator = "gpu" if gpus else "cpu"
-        check_size(spec, record.ranks, nodes * tasks, accelerator)
+        if asks_for_xla(spec):
+            check_xla(spec)
+        accelerator = "xla" if asks_for_xla(spec) else "gpu" if gpus else "cpu"
+        granted = self._start.hosts if self._start else ()
+        nodes = nodes_to_use(spec, record.ranks, tasks, accelerator, granted=len(granted) or None)
+        hosts, idle = granted[:nodes], granted[nodes:]
         threads = resources.cpus_per_task or 1
         env = {
             **spec.env.vars,
@@ -73,14 +82,17 @@ class SlurmBackend:
             "PYTHONPATH": os.pathsep.join(code_path(record, run_dir)),
         }
         folder = workdir(record, run_dir)
+        shared = [code_home(run_dir, record.code)] if record.code and record.code.shared else []
+        mounts = (run_dir, *shared)
         launch = script.srun(
             nodes=nodes,
+            nodelist=hosts if idle else (),
             tasks_per_node=tasks,
             cpus_per_task=resources.cpus_per_task,
             gpus_per_node=gpus or None,
             log=f"{run_dir}/{attempt_folder(attempt)}/logs/rank-%5t.log",
             name=_step_name(attempt),
-            extra=environment.srun_options(spec.slurm, mounts=(run_dir,), workdir=folder),
+            extra=environment.srun_options(spec.slurm, mounts=mounts, workdir=folder),
             argv=(),
         )
         ranks = (divmod(rank, tasks) for rank in range(nodes * tasks))
@@ -88,7 +100,8 @@ class SlurmBackend:
             target=record.target,
             run_dir=run_dir,
             attempt=attempt,
-            hosts=self._start.hosts if self._start else (),
+            hosts=hosts,
+            idle=idle,
             workdir=folder,
             env={name: value for name, value in env.items() if name not in _OWN_NUMBERS},
             launch=launch,
@@ -96,7 +109,7 @@ class SlurmBackend:
                 spec.slurm,
                 python=self._worker[0],
                 argv=self._worker[1:],
-                mounts=(run_dir,),
+                mounts=mounts,
                 workdir=folder,
                 gpus=bool(gpus),
             ),

@@ -40,7 +40,8 @@ def _misfits(spec: JobSpec, name: str, partition: Partition) -> _Problems:
         yield "resources.time", f"not set, and {of_it} has no default; say how long ({at_most})"
     elif resources.time and partition.max_time and seconds(resources.time) > seconds(partition.max_time):
         yield "resources.time", f"{of_it} allows {at_most}, got {resources.time}"
-    if partition.max_nodes is not None and resources.nodes > partition.max_nodes:
+    # Slurm does not take less of a range: the job would wait for ever. More than there are nodes is fine.
+    if partition.max_nodes is not None and resources.most_nodes > partition.max_nodes:
         yield "resources.nodes", f"{of_it} allows at most {partition.max_nodes} in a job, got {resources.nodes}"
     slurm = spec.slurm
     for key, given, allowed in (
@@ -55,7 +56,7 @@ def _misfits(spec: JobSpec, name: str, partition: Partition) -> _Problems:
 def _too_large(spec: JobSpec, of_it: str, nodes: list[Nodes]) -> _Problems:
     resources = spec.resources
     there = sum(alike.count for alike in nodes)
-    if resources.nodes > there:
+    if resources.least_nodes > there:
         yield "resources.nodes", f"{of_it} has {there}, got {resources.nodes}"
         return
     tasks = resources.tasks_per_node or resources.gpus_per_node or 1
@@ -76,7 +77,7 @@ def _too_large(spec: JobSpec, of_it: str, nodes: list[Nodes]) -> _Problems:
             others = f"; there are {', '.join(kinds)}" if most == 0 and what.startswith("gpu:") and kinds else ""
             yield key, f"no node of {of_it} has more than {most} {what}, got {amount}{tasks_each}{others}"
     fitting = sum(count for count, has in capacities if all(amount <= has.get(what, 0) for _, what, amount in needs))
-    if each_fits and fitting < resources.nodes:
+    if each_fits and fitting < resources.least_nodes:
         yield (
             "resources.nodes",
             f"{fitting} of the {there} nodes of {of_it} have what each needs, got {resources.nodes}",

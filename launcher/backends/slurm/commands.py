@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher import shell
-from launcher.backends.slurm.job import LIVING, Job, parse_job, parse_time
+from launcher.backends.slurm.job import LIVING, Job, in_short, parse_job, parse_time
 from launcher.errors import LauncherError
 
 _TIMEOUT_S = 20
@@ -95,10 +95,12 @@ def requeue(name: str) -> None:
     _ask("scontrol", "requeue", name)
 
 
-def cancel(job: str) -> None:
-    """End a job: SIGTERM to all of it, SIGKILL after KillWait. Not an error if it has ended, or is forgotten."""
+def cancel(*jobs: str) -> None:
+    """End jobs: SIGTERM to all of them, SIGKILL after KillWait. Not an error if one has ended, or is forgotten."""
+    if not jobs:
+        return
     try:
-        _ask("scancel", job)
+        _ask("scancel", *in_short(jobs))
     except SlurmError as error:
         if _FORGOTTEN not in str(error):
             raise
@@ -139,6 +141,12 @@ def start_estimate(arguments: Sequence[str]) -> float | None:
     said = _ask("sbatch", "--test-only", *arguments).stderr
     found = re.search(r"to start at (\d+)", said)
     return float(found[1]) if found else None
+
+
+def node_count(partition: str | None) -> int:
+    """Nodes of a partition, in whatever state; of the cluster without a partition."""
+    where = [f"--partition={partition}"] if partition else []
+    return sum(map(int, _ask("sinfo", "--noheader", *where, "--format=%D").stdout.split()))
 
 
 def exclude(job: str, hosts: Sequence[str]) -> None:

@@ -1,11 +1,11 @@
 """What Slurm says about a job: `scontrol show job`, and the messages that srun leaves.
 
-Pure. tests/unit/recorded/slurm has what Slurm 22.05 said in each case that matters here.
+Pure. tests/unit/recorded/slurm has what Slurm 22.05 and 24.11 said in each case that matters here.
 """
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -49,6 +49,11 @@ class Job:
     """Whether it may be requeued."""
     comment: str
     partition: str
+
+
+def comment(run_id: str, number: int) -> str:
+    """By which the job of a submission, of a run or a sweep, is found again when nobody has written its id down."""
+    return f"launcher:{run_id}:{number}"
 
 
 class Ends(StrEnum):
@@ -176,6 +181,28 @@ def launch_failure(srun_log: str) -> str | None:
 def expand_hosts(hosts: str) -> tuple[str, ...]:
     """`n[1-2,05],login` one by one."""
     return tuple(host for one in re.findall(r"(?:[^\[,]|\[[^\]]*\])+", hosts) for host in _expand_host(one))
+
+
+def in_short(jobs: Iterable[str]) -> list[str]:
+    """Ids as scancel takes them, elements of one array together: `12_[0,3-5]`, `13_2`."""
+    tasks: dict[str, list[int]] = {}
+    for job in jobs:
+        array, _, task = job.partition("_")
+        tasks.setdefault(array, []).extend([int(task)] if task else [])
+    return [_elements(array, sorted(numbers)) for array, numbers in tasks.items()]
+
+
+def _elements(array: str, numbers: Sequence[int]) -> str:
+    if len(numbers) > 1:
+        return f"{array}_[{_ranges(numbers)}]"
+    return f"{array}_{numbers[0]}" if numbers else array
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0,3-5` of ascending numbers."""
+    firsts = [one for one, before in zip(numbers, [None, *numbers], strict=False) if before is None or one > before + 1]
+    lasts = [one for one, then in zip(numbers, [*numbers[1:], None], strict=True) if then is None or one < then - 1]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(firsts, lasts, strict=True))
 
 
 def _expand_host(host: str) -> Iterator[str]:

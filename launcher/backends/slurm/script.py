@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.backends.slurm.environment import setup_lines
+from launcher.backends.slurm.job import expand_hosts
 from launcher.spec import JobSpec, seconds
 from launcher.spec_slurm import Slurm
 
@@ -44,29 +45,52 @@ def tasks_per_node(spec: JobSpec) -> int:
     return spec.resources.tasks_per_node or spec.resources.gpus_per_node or 1
 
 
+def ranks_of(spec: JobSpec) -> int:
+    """The world size that a run is created with."""
+    return spec.resources.most_nodes * tasks_per_node(spec)
+
+
+def avoided(spec: JobSpec, failed: Sequence[str], there: int) -> tuple[str, ...]:
+    """Of the hosts that failed under a run, those that it can do without: Slurm would keep for ever a job that excludes
+    what it asks for.
+
+    Args:
+        there: nodes of its partition.
+    """
+    slurm = spec.slurm or Slurm()
+    named = {host for one in slurm.nodelist for host in expand_hosts(one)}
+    hosts = tuple(host for host in failed if host not in named)
+    return hosts if there - len(hosts) >= spec.resources.least_nodes else ()
+
+
 def sbatch_options(
-    spec: JobSpec, *, name: str, comment: str, exclude: Sequence[str] = (), singleton: bool = False
+    spec: JobSpec, *, name: str, comment: str, exclude: Sequence[str] = (), after: str | None = None
 ) -> dict[str, Any]:
     """Options of the job whose batch process is the supervisor.
 
     Args:
-        name: the job's, the same for each job of a run.
+        name: the job's: the run's id, or that of its sweep.
         comment: by which the job is found again.
         exclude: nodes to avoid, beside those of the spec.
-        singleton: start when no other job of this name is left. One has run then, hence what the spec's own dependency
-            asks for was met; asked again, Slurm would wait for ever for jobs that it has forgotten.
+        after: the job, or element of an array, whose end it waits for. That one has run, hence what the spec's own
+            dependency asks for was met; asked again, Slurm would wait for ever for jobs that it has forgotten.
     """
     slurm, resources = spec.slurm or Slurm(), spec.resources
     time_s = seconds(resources.time) if resources.time else None
     additional = {key: value for key, value in slurm.additional_parameters.items() if value is not False}
     if slurm.reservation:
         additional["reservation"] = slurm.reservation
+    tasks: dict[str, Any] = {"ntasks_per_node": tasks_per_node(spec), "cpus_per_task": resources.cpus_per_task}
+    if resources.least_nodes < resources.most_nodes:
+        # Slurm counts a job's tasks when it starts it, and a requeued job would wait for room for as many: it would
+        # never shrink. Hence none are named, only the CPUs that they need on each node.
+        cpus = tasks_per_node(spec) * (resources.cpus_per_task or 1)
+        tasks, additional = {}, {"nodes": str(resources.nodes), "mincpus": cpus, **additional}
     options = {
         "job_name": name,
         "comment": comment,
-        "nodes": resources.nodes,
-        "ntasks_per_node": tasks_per_node(spec),
-        "cpus_per_task": resources.cpus_per_task,
+        "nodes": resources.least_nodes,  # of a range, additional parameters have sbatch's own form
+        **tasks,
         # Slurm adds up the GPUs of both options
         "gpus_per_node": None if _has_gpus(slurm.gres) else resources.gpus_per_node or None,
         "mem": resources.mem,
@@ -77,7 +101,7 @@ def sbatch_options(
         "exclude": ",".join(dict.fromkeys([*slurm.exclude, *exclude])) or None,
         "nodelist": ",".join(slurm.nodelist) or None,
         "gres": slurm.gres,
-        "dependency": "singleton" if singleton else slurm.dependency,
+        "dependency": f"afterany:{after}" if after else slurm.dependency,
         "mail_type": slurm.mail_type,
         "mail_user": slurm.mail_user,
         "array_parallelism": slurm.array_parallelism,
@@ -102,6 +126,7 @@ def sbatch_options(
 def srun(
     *,
     nodes: int,
+    nodelist: Sequence[str] = (),
     tasks_per_node: int,
     cpus_per_task: int | None,
     gpus_per_node: int | None,
@@ -113,6 +138,7 @@ def srun(
     """The command that starts all ranks of an attempt as one step of the job.
 
     Args:
+        nodelist: which of the job's nodes; empty: all.
         cpus_per_task: srun no longer takes it from the job since Slurm 22.05; None leaves it to the site.
         log: where each rank's output is appended to, with srun's own patterns such as %5t.
         name: of the step.
@@ -126,6 +152,7 @@ def srun(
         *extra,
         f"--job-name={name}",
         f"--nodes={nodes}",
+        *([f"--nodelist={','.join(nodelist)}"] if nodelist else []),
         f"--ntasks={nodes * tasks_per_node}",
         f"--ntasks-per-node={tasks_per_node}",
         *([f"--cpus-per-task={cpus_per_task}"] if cpus_per_task else []),

@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any
 
+from launcher.accelerator import asks_for_xla, check_xla
 from launcher.address import below, is_local, scratch, storage_at
 from launcher.backend import Handle, Plan, RankPlan
 from launcher.backends.ranks import place_env
@@ -54,7 +55,9 @@ class TpuBackend:
             raise UsageError("resources.gpus_per_node: hosts of Cloud TPU have none; leave it out")
         assert tpu.accelerator_type
         hosts, tasks = hosts_of(tpu.accelerator_type), spec.resources.tasks_per_node or 1
-        accelerator = "cpu"
+        if asks_for_xla(spec):
+            check_xla(spec)
+        accelerator = "xla" if asks_for_xla(spec) else "cpu"
         check_size(spec, record.ranks, hosts * tasks, accelerator)
         threads = spec.resources.cpus_per_task
         home = str(scratch(run_dir, SCRATCH))

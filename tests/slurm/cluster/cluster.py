@@ -186,7 +186,7 @@ class Cluster(Client):
         for number in range(settings.gpus):
             if not self.layout.gpu(number).exists():
                 os.mknod(self.layout.gpu(number), 0o666 | stat.S_IFCHR, _NULL)
-        addresses = Addresses(network.make_bridge(self.layout))
+        addresses = Addresses(network.make_bridge(self.layout), socket.gethostname())
         groups = cgroups.version() if settings.proctrack == "cgroup" else None
         texts = configuration.files(self.layout, settings, addresses, packages.slurm_version(), groups)
         for path, text in texts.items():

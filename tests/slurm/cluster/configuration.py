@@ -133,7 +133,7 @@ def cgroup_conf(cgroup_version: int | None, version: Version) -> str:
 
 
 def hosts(settings: Settings, addresses: Addresses) -> str:
-    lines = ["127.0.0.1 localhost", f"{addresses.login} login"]
+    lines = ["127.0.0.1 localhost", f"{addresses.login} {addresses.login_name}"]
     return "\n".join(lines + [f"{addresses.of(name)} {name}" for name in (CONTROLLER, *settings.node_names)]) + "\n"
 
 

@@ -87,6 +87,8 @@ class Addresses:
     """A cluster's network: the controller, the login node (this machine) and the nodes."""
 
     network: IPv4Network
+    login_name: str = "login"
+    """This machine's own, by which Slurm, from 24.11 on, answers an srun."""
 
     @property
     def controller(self) -> str:
