@@ -52,13 +52,16 @@ def here(address: Address) -> Path:
     return Path(absolute(address)) if is_local(address) else scratch(address)
 
 
-def scratch(address: Address) -> Path:
+def scratch(address: Address, base: Path | None = None) -> Path:
     """The folder of this machine that belongs to the run at an address: in LAUNCHER_SCRATCH, or else below the
     system's folder for temporary files. It may be lost at any time. Pure: see `own`.
+
+    Args:
+        base: LAUNCHER_SCRATCH of another machine.
     """
-    base = os.environ.get("LAUNCHER_SCRATCH") or f"{tempfile.gettempdir()}/launcher-{os.getuid()}"
+    own_base = os.environ.get("LAUNCHER_SCRATCH") or f"{tempfile.gettempdir()}/launcher-{os.getuid()}"
     digest = hashlib.sha256(absolute(address).encode()).hexdigest()
-    return Path(base).absolute() / f"{split(address)[1]}-{digest[:8]}"
+    return (base or Path(own_base).absolute()) / f"{split(address)[1]}-{digest[:8]}"
 
 
 def own(folder: Path) -> Path:

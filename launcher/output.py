@@ -39,7 +39,7 @@ def parts(storage: Storage, path: str, offset: int = 0) -> Iterator[bytes]:
 
 def end(storage: Storage, path: str, size: int) -> bytes:
     """The last bytes of a rank's log. Raises FileNotFoundError when there is none."""
-    if length := _length(storage, path):
+    if length := stored(storage, path):
         return b"".join(parts(storage, path, max(0, length - size)))
     with storage.open(path) as file:
         length = file.seek(0, os.SEEK_END)
@@ -51,6 +51,24 @@ def last_written(storage: Storage, path: str) -> float:
     """When the rank printed last, in seconds since 1970. Raises FileNotFoundError when there is no log."""
     pieces = storage.files(path)
     return max((one.modified for one in pieces.values()), default=0.0) or storage.modified(path)
+
+
+def store(storage: Storage, path: str, offset: int, data: bytes) -> int:
+    """Store what follows the first `offset` bytes of a rank's log.
+
+    Returns:
+        How much is stored now: not with this, if somebody else has stored what begins there.
+    """
+    try:
+        storage.create(f"{path}/{offset:012d}", data)
+    except FileExistsError:  # by the supervisor before this one, or by one that was taken for dead
+        return stored(storage, path)
+    return offset + len(data)
+
+
+def stored(storage: Storage, path: str) -> int:
+    """Bytes of a rank's log that are stored in pieces."""
+    return max((int(name) + piece.bytes for name, piece in storage.files(path).items()), default=0)
 
 
 class Shipper:
@@ -76,15 +94,6 @@ class Shipper:
         with file.open("rb") as output:
             output.seek(sent)
             while data := output.read(_PIECE):
-                try:
-                    self._storage.create(f"{path}/{sent:012d}", data)
-                    sent += len(data)
-                except FileExistsError:  # by the supervisor before this one, or by one that was taken for dead
-                    sent = _length(self._storage, path)
-                    output.seek(sent)
+                sent = store(self._storage, path, sent, data)
+                output.seek(sent)
         self._sent[path] = sent
-
-
-def _length(storage: Storage, path: str) -> int:
-    """Of what is stored in pieces."""
-    return max((int(name) + piece.bytes for name, piece in storage.files(path).items()), default=0)

@@ -73,9 +73,9 @@ def run(argv: Sequence[str], *, env: Mapping[str, str], given: str, timeout_s: f
     return done.code, done.stdout
 
 
-def ask(argv: Sequence[str], *, env: Mapping[str, str], timeout_s: float) -> Printed:
+def ask(argv: Sequence[str], *, env: Mapping[str, str], timeout_s: float, given: str = "") -> Printed:
     """`run`, with what it printed to stdout and to stderr apart."""
-    return _complete(argv, env, "", subprocess.PIPE, timeout_s)
+    return _complete(argv, env, given, subprocess.PIPE, timeout_s)
 
 
 def _complete(argv: Sequence[str], env: Mapping[str, str], given: str, stderr: int, timeout_s: float | None) -> Printed:

@@ -20,7 +20,6 @@ from launcher.spec_fields import (
     Name,
     Range,
     Section,
-    Strings,
     VariableName,
     seconds,
     text,
@@ -28,6 +27,7 @@ from launcher.spec_fields import (
 from launcher.spec_problems import as_problems, dotted, given, in_words
 from launcher.spec_slurm import Slurm
 from launcher.spec_sweep import Sweep, cells, written
+from launcher.spec_tpu import Tpu
 from launcher.trainer_args import TrainerArgs
 from launcher.yamlfile import Unreadable, parse, read
 
@@ -160,31 +160,6 @@ class Code(Section):
     @property
     def max_bytes(self) -> int:
         return int(self.max_size[:-1]) << {"K": 10, "M": 20, "G": 30, "T": 40}[self.max_size[-1]]
-
-
-class Tpu(Section):
-    """For Cloud TPU VMs, in the words of gcloud."""
-
-    accelerator_type: str
-    """Such as v5litepod-16."""
-    zone: Strings = Field(default_factory=list)
-    """Zones to ask in, in this order; a single one needs no list."""
-    project: str | None = None
-    runtime_version: str | None = None
-    spot: bool = True
-    reserved: bool = False
-    network: str | None = None
-    subnetwork: str | None = None
-    service_account: str | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    tags: list[str] = Field(default_factory=list)
-    metadata: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_provisioning_model(self) -> Self:
-        if self.spot and self.reserved:
-            raise ValueError("reserved capacity is not spot capacity: with reserved: true, write spot: false")
-        return self
 
 
 class JobSpec(Section):

@@ -144,11 +144,10 @@ def _is_range(value: Any) -> bool:
 Range = Annotated[str, Form("a range such as '2-4'", _is_range, _RANGE)]
 """The least and the most, as sbatch has them."""
 VariableName = Annotated[str, text("[A-Za-z_][A-Za-z0-9_]*", "letters, digits and '_', no digit first")]
-Strings = Annotated[
-    list[str],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]),
-]
-"""A single one needs no list."""
+OneOrMany = BeforeValidator(
+    lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]
+)
+"""Of a list of texts: a single one needs no list."""
 
 
 class ClassSpec(Section):

@@ -22,6 +22,7 @@ from launcher.spec import JobSpec
 from launcher.spec_fields import Section
 from launcher.spec_problems import as_problems, given, in_words, nearest
 from launcher.spec_slurm import Slurm
+from launcher.spec_tpu import Tpu
 from launcher.yamlfile import MAX_BYTES, Unreadable, parse, read
 from launcher.yamlscalar import is_text, quoted
 
@@ -35,12 +36,16 @@ _ENVIRONMENTS = ("conda", "venv", "container")
 class Target(Section):
     """A place to run."""
 
-    kind: Literal["local", "slurm"]
-    """What there is: this machine, or a Slurm cluster that this machine can submit to."""
+    kind: Literal["local", "slurm", "tpu"]
+    """What there is: this machine, a Slurm cluster that this machine can submit to, or a project with Cloud TPUs."""
     python: str | None = None
     """What runs the launcher there; by default the Python that submits."""
     slurm: Slurm | None = None
     """Defaults for the section `slurm` of specs."""
+    tpu: Tpu | None = None
+    """Defaults for the section `tpu` of specs."""
+    api_endpoint: str | None = None
+    """Where the API of Cloud TPU is, if it is not Google's own."""
     facts: Facts | None = None
     """What `launcher probe` learned."""
 
@@ -88,8 +93,7 @@ def target_names(folder: FilePath | None = None) -> list[str]:
 
 def with_defaults(values: Mapping[str, Any], target: Target) -> dict[str, Any]:
     """The values of a spec over the target's defaults. The result is to be validated: it may not fit together."""
-    defaults = target.slurm.model_dump(mode="json", exclude_unset=True) if target.slurm else {}
-    return _merged({"slurm": defaults} if defaults else {}, values)
+    return _merged(target.model_dump(mode="json", exclude_unset=True, include={"slurm", "tpu"}), values)
 
 
 def placed(spec: JobSpec, target: Target) -> JobSpec:

@@ -16,14 +16,14 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 
 
-_ON_SLURM = "## On a SLURM cluster"
-"""These commands need one: tests/slurm/test_readme.py runs them."""
+_ELSEWHERE = ("## On a SLURM cluster", "## On Cloud TPU VMs")
+"""These commands need one: tests/slurm/test_readme.py and tests/tpu/test_readme.py run them."""
 
 
 def commands() -> list[str]:
     sections = re.split(r"^(?=## )", README, flags=re.MULTILINE)
-    assert any(section.startswith(_ON_SLURM) for section in sections)
-    return [line for section in sections if not section.startswith(_ON_SLURM) for line in commands_in(section)]
+    assert len([section for section in sections if section.startswith(_ELSEWHERE)]) == len(_ELSEWHERE)
+    return [line for section in sections if not section.startswith(_ELSEWHERE) for line in commands_in(section)]
 
 
 def commands_in(section: str) -> list[str]:

@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 
 from launcher.cli.common import print_json, wanted
-from launcher.cli.place import who
+from launcher.cli.place import drive, kind_of, who
 from launcher.errors import LauncherError, LedgerConflict, UsageError
 from launcher.ledger import CancelRequested, RunEnded, RunState
 from launcher.run import Run
@@ -39,7 +39,11 @@ def cancel_run(found: Run, *, checkpoint: bool) -> str:
     asked = time.monotonic()
     while not _has_ended(state):
         with suppress(LedgerConflict):  # somebody wrote in between: look again
-            if not _driven(found, state) or time.monotonic() - asked > _PATIENCE_S:
+            machines = kind_of(found.record) == "tpu" and state.open_attempt is not None
+            driven = _driven(found, state)
+            if machines and not driven and state.cancelling:
+                drive(found.storage.root)  # somebody has to delete them
+            elif not machines and (not driven or time.monotonic() - asked > _PATIENCE_S):
                 _end_job(state)
                 found.ledger.append(RunEnded(state="cancelled", reason="cancelled by the user"), after=state.version)
             elif not state.cancelling:

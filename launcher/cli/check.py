@@ -10,7 +10,7 @@ from pathlib import Path
 from launcher import shell
 from launcher.backend import Plan
 from launcher.cli.common import print_json
-from launcher.cli.place import backend_of, spec_and_target
+from launcher.cli.place import backend_of, kind_of, spec_and_target
 from launcher.errors import LauncherError, UsageError
 from launcher.snapshot import Staged, import_path
 from launcher.spec import JobSpec, json_schema, runs_of
@@ -22,7 +22,8 @@ def check(args: argparse.Namespace) -> int:
     spec, target = spec_and_target(args)
     spec = runs_of(spec)[0]
     record = new_record(spec, Path(args.spec), args.overrides, "check", args.on, target)
-    plan = backend_of(record).plan(str(Path("run").absolute()), record, spec, 1)
+    run_dir = "gs://bucket/run" if kind_of(record) == "tpu" else str(Path("run").absolute())
+    plan = backend_of(record).plan(run_dir, record, spec, 1)
     check_spec(spec, plan)
     if args.json:
         print_json({"spec": args.spec, "ok": True})

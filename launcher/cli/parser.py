@@ -98,6 +98,14 @@ def build_parser() -> argparse.ArgumentParser:
         "hold the runs against Slurm's queue: adopt jobs that no run names, bring back runs whose job is gone",
         *(run, root, json),
     ).set_defaults(handler="reconcile:reconcile")
+    watch = verb("watch", "carry on runs on Cloud TPU whose driver is gone, in the background of this machine", root)
+    watch.add_argument("--once", action="store_true", help="look once, for cron; default: for ever")
+    watch.add_argument("--every", type=_seconds, default=30.0, metavar="SECONDS", help="pause between looks (30)")
+    watch.set_defaults(handler="watch:watch")
+    collect = verb("gc", "delete machines on Cloud TPU that no run wants any more", json)
+    collect.add_argument("--on", metavar="TARGET", required=True, help="a target of kind tpu: its project is looked at")
+    collect.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    collect.set_defaults(handler="gc:gc")
     checkpoints = verb("checkpoints", "a run's checkpoints: list, verify, export, prune, diff")
     checkpoints.epilog = "`launcher checkpoints [RUN]` is short for `launcher checkpoints list [RUN]`."
     actions = checkpoints.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -154,6 +162,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 1 or more")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
+    return seconds
 
 
 _Verb = argparse.ArgumentParser

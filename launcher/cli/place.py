@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from launcher import shell
 from launcher.address import here, is_local, own, storage_at
-from launcher.backend import Backend
+from launcher.backend import Backend, Plan
 from launcher.backends.local import LocalBackend
 from launcher.cli.common import print_json
 from launcher.cli.follow import Follower
@@ -62,14 +62,40 @@ def distinct(spec: JobSpec) -> dict[int, JobSpec]:
     return dict(found.values())
 
 
+def kind_of(record: Record) -> str:
+    """Of the run's target."""
+    return str(record.site["kind"]) if record.site else "local"
+
+
 def backend_of(record: Record) -> Backend:
     """That of the run's target: for planning, and for driving it from here."""
     if record.site is None:
         return LocalBackend()
+    if kind_of(record) == "tpu":
+        from launcher.backends.tpu.backend import TpuBackend
+
+        return TpuBackend(record.site.get("api_endpoint"))
     from launcher.backends.slurm.allocation import Interactive, this_start
     from launcher.backends.slurm.backend import SlurmBackend
 
     return SlurmBackend(this_start(), Interactive()) if in_allocation() else SlurmBackend()
+
+
+def world_size(record: Record, spec: JobSpec, plan: Plan) -> int:
+    """That a run is created with: on the most nodes that it may have. Machines that are made for it are as planned."""
+    return len(plan.ranks) if kind_of(record) == "tpu" else spec.resources.most_nodes * plan.tasks_per_node
+
+
+def check_reach(record: Record, spec: JobSpec) -> None:
+    """Ask the run's target whether it would take it, before there is anything of the run.
+
+    Raises:
+        LauncherError: it would not: who may what, and what there is.
+    """
+    if kind_of(record) == "tpu":
+        from launcher.backends.tpu.backend import TpuBackend
+
+        TpuBackend((record.site or {}).get("api_endpoint")).check(spec)
 
 
 def in_allocation() -> bool:
@@ -78,7 +104,7 @@ def in_allocation() -> bool:
 
 
 def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
-    if found.record.site is not None and not in_allocation():
+    if kind_of(found.record) == "slurm" and not in_allocation():
         return _submit(found, spec, args, terminal)
     if args.detach:
         detach(found, terminal)

@@ -1,6 +1,7 @@
 """plan: exactly what `run` would execute."""
 
 import argparse
+import json
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from launcher.address import below, here, is_local
 from launcher.cadence import FIRST_S, SHARE
 from launcher.checkpoints import rules_in_words
 from launcher.cli.common import print_json, runs_root
-from launcher.cli.place import backend_of, spec_and_target
+from launcher.cli.place import backend_of, kind_of, spec_and_target, world_size
 from launcher.cli.run import code_sources, new_record
 from launcher.cli.terminal import Terminal, clock
 from launcher.elastic import allowed_nodes, allowed_sizes
@@ -35,10 +36,12 @@ def plan(args: argparse.Namespace) -> int:
         digest = digest_of(sources)
         record = replace(record, code=describe(sources, digest, record.import_path, record.workdir, diff=False))
     planned = backend_of(record).plan(run_dir, record, spec, 1)
-    batch = _script(record, runs, run_dir) if record.site else None
+    kind = kind_of(record)
+    batch = _script(record, runs, run_dir) if kind == "slurm" else None
+    machines = _machines(record, spec, run_dir) if kind == "tpu" else None
     if args.json:
         body = {"spec": record.spec, "plan": planned.as_json(), "code": [_as_json(one) for one in sources]}
-        print_json({**body, "script": batch, "starts": _starts(batch) if batch else None})
+        print_json({**body, "script": batch, "starts": _starts(batch) if batch else None, "machines": machines})
         return 0
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
@@ -46,10 +49,10 @@ def plan(args: argparse.Namespace) -> int:
     if len(runs) > 1:
         terminal.line(f"  sweep       {len(runs)} runs; what follows is of the first")
     resources, tasks = spec.resources, planned.tasks_per_node
-    if resources.least_nodes < resources.most_nodes:
+    if resources.least_nodes < resources.most_nodes and kind != "tpu":
         usable = ", ".join(map(str, allowed_nodes(spec, None, tasks)))
         terminal.line(f"  nodes       {resources.least_nodes} to {resources.most_nodes} nodes; on {usable}")
-    ranks, deterministic = resources.most_nodes * tasks, bool(spec.trainer.deterministic)
+    ranks, deterministic = world_size(record, spec, planned), bool(spec.trainer.deterministic)
     terminal.line(
         f"  resumed     {guarantee(planned.accelerator, ranks, deterministic=deterministic, exact=spec.exact)}"
     )
@@ -75,10 +78,16 @@ def plan(args: argparse.Namespace) -> int:
         terminal.line(terminal.colour("# the ranks of an attempt, in the job", "dim"))
         terminal.line(f"env {_env(planned.env)} {shlex.join((*planned.launch, *planned.argv))}")
         return 0
+    if machines is not None:
+        terminal.line()
+        terminal.line(terminal.colour("# what Cloud TPU is asked for, in the first zone", "dim"))
+        terminal.line(json.dumps(machines, indent=1))
     for rank in planned.ranks:
         terminal.line()
         terminal.line(terminal.colour(f"# rank {rank.rank} (node {rank.node}, local rank {rank.local_rank})", "dim"))
-        log = shlex.quote(str(here(planned.run_dir) / rank.log))
+        log = shlex.quote(
+            str(here(planned.run_dir) / rank.log) if kind == "local" else below(planned.run_dir, rank.log)
+        )
         terminal.line(f"env {_env({**planned.env, **rank.env})} {shlex.join(planned.argv)} >> {log}")
     return 0
 
@@ -109,6 +118,13 @@ def _script(record: Record, runs: Sequence[JobSpec], run_dir: str) -> str:
 
     due = (Due(Element(index, 1), one.model_dump(mode="json", exclude_unset=True)) for index, one in enumerate(runs))
     return script_text(record, runs[0], run_dir, array=len(together(due, longest(record))[0]))
+
+
+def _machines(record: Record, spec: JobSpec, run_dir: str) -> dict[str, Any]:
+    from launcher.backends.tpu.slices import first_request
+
+    assert spec.tpu, "the plan has seen to that"
+    return first_request(record.id, run_dir, spec.tpu)
 
 
 def _when(policy: Checkpoint) -> str:

