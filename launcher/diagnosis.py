@@ -94,6 +94,8 @@ def diagnose(
 
 
 _SIGNALLED = re.compile(r"rank (\d+) was (?:killed|ended) by (.+?)(; by the out-of-memory killer)?(\?)?$")
+_OF_MACHINES = re.compile(r"host \d+\b|its (hosts?|node|queued resource|request)\b|cannot ask for ")
+"""Of machines that were made for the attempt: they were lost, or could not be had or set up as the spec has it."""
 _EXITED = re.compile(r"rank (\d+) (?:exited with code|could not write)")
 
 
@@ -121,6 +123,8 @@ def ended(cause: str, reason: str, failures: Sequence[Mapping[str, Any]]) -> tup
     if cause in (Cause.ERROR, Cause.INFRA):
         if first:
             return kind_of(first), first["rank"]
+        if _OF_MACHINES.match(reason):
+            return (Kind.SPEC if cause == Cause.ERROR else Kind.MACHINE), None
         return (Kind.ERROR if cause == Cause.ERROR else _unrecorded(reason)), None
     return Kind(cause), None
 

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     EXIT = "exit"  # with a code and without an exception
     LAUNCH = "launch"  # srun could not start the ranks
     LEFT = "left"  # in peace, before the end
+    MACHINE = "machine"  # one that was made for the attempt is gone, or says nothing any more
     LAUNCHER = "launcher"  # the supervisor died
     TIMEOUT = "timeout"
     STOPPED = "stopped"
@@ -69,6 +70,7 @@ CAUSES: Mapping[Kind, Cause] = {
     Kind.CRASH: Cause.INFRA,
     Kind.LAUNCH: Cause.INFRA,
     Kind.LEFT: Cause.INFRA,
+    Kind.MACHINE: Cause.INFRA,
     Kind.LAUNCHER: Cause.INFRA,
     Kind.PREEMPTED: Cause.PREEMPTED,
     Kind.TIMEOUT: Cause.TIMEOUT,

@@ -1,6 +1,7 @@
 """Where a run goes: the backend of its target, and the process, here or there, that drives it."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -143,13 +144,26 @@ def check_no_job(found: Run, state: RunState) -> None:
 def drive(run_dir: str) -> int:
     """What a detached process does: the same loop, without a terminal."""
     found = Run(storage_at(run_dir))
+    _let_backends_speak()
     supervisor = Supervisor(found, JobSpec.model_validate(found.now.spec), backend_of(found.record))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     return _exit_code(supervisor.drive(), supervisor)
 
 
+def _let_backends_speak() -> None:
+    """To stderr: what they wait for, and what they do about it."""
+    speaking = logging.getLogger("launcher.backends")
+    if not speaking.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        speaking.addHandler(handler)
+        speaking.setLevel(logging.INFO)
+        speaking.propagate = False
+
+
 def _foreground(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
+    _let_backends_speak()
     supervisor = Supervisor(found, spec, backend_of(found.record))
     follower = Follower(found, terminal)
     previous = on_signals(supervisor)

@@ -44,6 +44,8 @@ def resume(args: argparse.Namespace) -> int:
             f"`launcher logs -f {found.id}` follows it"
         )
     check_no_job(found, state)
+    if kind_of(found.record) == "tpu" and state.open_attempt and not state.ended:
+        return _take_over(found, state, args)
     spec = JobSpec.model_validate(found.now.spec)
     event = ResumeRequested(by=who())
     if args.overrides:
@@ -69,6 +71,16 @@ def resume(args: argparse.Namespace) -> int:
     except LedgerConflict:
         raise LauncherError(f"{found.id}: somebody else acts on this run just now; look again") from None
     return carry_on(found, spec, args, terminal)
+
+
+def _take_over(found: Run, state: RunState, args: argparse.Namespace) -> int:
+    """Its driver is gone, and its ranks train on: that is no new beginning."""
+    if args.overrides or args.code:
+        raise LauncherError(
+            f"{found.id}: attempt {len(state.attempts)} may still run on its machines, and goes on as it began; end it "
+            f"before it is changed: launcher cancel --checkpoint {found.id}"
+        )
+    return carry_on(found, JobSpec.model_validate(found.now.spec), args, terminal_of(args))
 
 
 def _changed(found: Run, state: RunState, overrides: list[str]) -> JobSpec:

@@ -114,6 +114,7 @@ _ANSWERS = {
         f"{_CHANGE} KEY=VALUE",
     ),
     Kind.LEFT: _Answer("left", f"see the logs, {_AGAIN}"),
+    Kind.MACHINE: _Answer("lost its machine", "the next attempt has new ones: launcher resume {run}"),
     Kind.LAUNCHER: _Answer("lost its launcher", _FINE),
     Kind.PREEMPTED: _Answer("was told to leave", _FINE),
     Kind.TIMEOUT: _Answer("was out of time", _FINE),

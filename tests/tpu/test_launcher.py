@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cli.commands import Command, Shell, state_of, within
 
+from launcher.ledger import ResumeRequested
 from launcher.run import Run, open_run
 from tpu.cloud import Cloud
 from tpu.slices import ZONE
@@ -212,7 +213,7 @@ def test_a_run_whose_launcher_is_killed_is_carried_on_by_watch(user: User, cloud
     assert cloud.status()["nodes"] == cloud.status()["queuedResources"] == []
 
 
-def test_a_run_without_a_launcher_is_cancelled_with_its_machines(user: User, cloud: Cloud) -> None:
+def test_a_run_without_a_launcher_is_taken_over_or_cancelled_with_its_machines(user: User, cloud: Cloud) -> None:
     words = ("run", QUICKSTART, "--no-check", "--name", "cancelled", "--detach", *ON_CLOUD, *RANKS)
     code, said = user(*words)
     assert code == 0, said
@@ -221,6 +222,15 @@ def test_a_run_without_a_launcher_is_cancelled_with_its_machines(user: User, clo
     driver = run.ledger.refresh().driver
     assert driver is not None
     os.kill(driver.pid, signal.SIGKILL)
+
+    code, said = user("resume", "cancelled", "--set", "trainer.max_epochs=3")
+    assert (code, "attempt 1 may still run on its machines" in said) == (1, True), said
+    code, said = user("resume", "cancelled", "--detach")
+    assert code == 0, said
+    driver = run.ledger.refresh().driver
+    assert driver is not None
+    os.kill(driver.pid, signal.SIGKILL)
+    assert not [one for one in run.ledger.records() if isinstance(one.event, ResumeRequested)], "it only has a driver"
 
     code, said = user("cancel", "cancelled")
 

@@ -164,7 +164,7 @@ def test_what_ranks_print_at_last_is_stored_by_the_host_itself(host: Host) -> No
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
-    (running,) = [pid for pid in host.pids() if b"runner.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    running = host.look()["state"]["pid"]
     os.kill(running, signal.SIGTERM)
     host.until("ended")
 
@@ -178,7 +178,7 @@ def test_a_runner_that_is_killed_takes_its_ranks_along_and_is_not_started_again(
     order = host.order(code, env={"PYTHONPATH": str(host.home / "lib")})
     host.begin(order)
     host.until("ranks")
-    (running,) = [pid for pid in host.pids() if b"runner.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    running = host.look()["state"]["pid"]
     time.sleep(1.0)
 
     os.kill(running, signal.SIGKILL)

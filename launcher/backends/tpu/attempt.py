@@ -56,6 +56,7 @@ class MachineAttempt:
         self._first_exit: float | None = None
         self._dark = ""
         """What the API said last, if that was not how the machines are."""
+        self._told = ""
 
     def stop(self) -> None:
         self._stop = True
@@ -73,12 +74,19 @@ class MachineAttempt:
             self._note(error)
             return Seen(Phase.UNKNOWN, reason=str(error))
         begun = self._hosts is not None and all(host.begun for host in self._hosts.all)
+        self._tell(f"hosts: {self._hosts.summary()}" if self._hosts else self._view.reason)
         return Seen(Phase.RUNNING if begun else Phase.PENDING, reason=self._view.reason)
 
     def close(self) -> None:
         if self._hosts:
             self._hosts.close()
             self._hosts = None
+
+    def _tell(self, what: str) -> None:
+        """Once, as long as it stays so."""
+        if what and what != self._told:
+            log.info("attempt %d in %s: %s", self._number, self._claim.zone, what)
+        self._told = what
 
     def _note(self, error: TpuError) -> None:
         if str(error) != self._dark:
@@ -129,6 +137,7 @@ class MachineAttempt:
         self._end(Cause.PREEMPTED, f"{view.reason}; saved and left at {left}" if left else view.reason)
 
     def _clear_away(self, verdict: Mapping[str, Any]) -> Seen:
+        self._tell("its machines are being deleted")
         self.close()
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + LOOK_S / 2

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ _BEGIN = (
     '{"__name__": "begin", "message": message})',
 )
 _OVER = ("ended", "failed")
+_PHASES = {"setup": "being set up", "code": "fetching the code", "ranks": "with ranks"}
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,11 @@ class Hosts:
     @property
     def codes(self) -> dict[int, int]:
         return {rank: code for host in self.all for rank, code in host.codes.items()}
+
+    def summary(self) -> str:
+        """How many are how far."""
+        phases = Counter(one.phase or ("begun" if one.begun else "to begin") for one in self.all)
+        return ", ".join(f"{count} {_PHASES.get(phase, phase)}" for phase, count in phases.items())
 
     def silent(self, seconds: float) -> list[int]:
         """Hosts that have not answered for so long, and from which more is to come."""

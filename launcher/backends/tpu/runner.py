@@ -3,9 +3,9 @@
 A program of its own for the Python that a host has (3.8 or newer), without anything of the launcher. It is brought by
 ssh and does not hang on it: the connection may end, and the session with it, and nothing happens to the ranks.
 
-    python3 -c ... < message              `begin`: writes the files of an attempt, and starts `run` in the background
+    python3 -c ... < message              `begin`: writes the files of an attempt, and leaves a process that runs it:
+                                          once, however often it is begun, for there is a lock, and a state
     python3 runner.py look FOLDER WORD    what has become of it, as JSON; WORD is JSON, too
-    python3 runner.py run FOLDER          once for each attempt, however often it is begun: there is a lock, and a state
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import sys
 import tarfile
 import threading
 import time
+import traceback
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/"
 NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
@@ -60,13 +61,31 @@ def begin(message: dict[str, Any]) -> None:
     unpack(message["library"], Path(order["library"]))
     write(folder / "runner.py", message["runner"])
     write(folder / "order.json", json.dumps(order))
-    with (folder / "runner.log").open("ab") as log:
-        command = [sys.executable, str(folder / "runner.py"), "run", str(folder)]
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
+    if os.fork() == 0:  # a new Python would take as long again to start
+        stay(folder)
     deadline = time.monotonic() + BEGINS_S
     while read_state(folder) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     print(json.dumps({"begun": read_state(folder) is not None}))
+
+
+def stay(folder: Path) -> NoReturn:
+    """Become the process that does not hang on the connection any more."""
+    code = 1
+    try:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        log = os.open(str(folder / "runner.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for number, of in ((0, nothing), (1, log), (2, log)):
+            os.dup2(of, number)
+        os.chdir("/")
+        run(folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def look(folder: Path, word: dict[str, Any]) -> None:
@@ -106,7 +125,7 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.order: dict[str, Any] = json.loads((folder / "order.json").read_text())
-        self.state: dict[str, Any] = {"phase": "begun", "codes": {}, "notice": "", "said": ""}
+        self.state: dict[str, Any] = {"phase": "begun", "codes": {}, "notice": "", "said": "", "pid": os.getpid()}
         self.children: dict[int, subprocess.Popen[bytes]] = {}
         self.told = threading.Event()
 
@@ -332,14 +351,7 @@ def run(folder: Path) -> None:
         Runner(folder).run()
 
 
-def main(verb: str, folder: str, *words: str) -> None:
-    if verb == "look":
-        look(Path(folder), json.loads(words[0]))
-    else:
-        run(Path(folder))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    look(Path(sys.argv[2]), json.loads(sys.argv[3]))
 elif __name__ == "begin":
     begin(globals()["message"])  # it came with this text
