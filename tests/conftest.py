@@ -20,6 +20,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`scripts/test`), each suite stays in one: it brings up one cluster, and the README's
+    commands follow one another. The suite that waits most goes first, beside all others.
+    """
+    suites = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+    for item, suite in suites.items():
+        item.add_marker(pytest.mark.xdist_group(suite))
+    items.sort(key=lambda item: suites[item] != "slurm")
+
+
 @pytest.fixture
 def runs_root(tmp_path: Path) -> Path:
     return tmp_path / "runs"
