@@ -81,9 +81,9 @@ class Ssh:
             host_keys: type and key of each host.
         """
         self._addresses, self._key = tuple(addresses), key
-        # Nowhere else: the path of a socket has at most 108 bytes.
+        # This process's own, and nowhere else: the path of a socket has at most 108 bytes.
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        self._folder = own(Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}/ssh-{digest}")
+        self._folder = own(Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}/ssh-{digest}-{os.getpid()}")
         self._known = self._folder / "known_hosts"
         lines = [
             f"{_alias(worker)} {type_} {public}\n" for worker, keys in enumerate(host_keys) for type_, public in keys
