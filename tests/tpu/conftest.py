@@ -81,8 +81,12 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def runs(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A folder of runs on an object store that this machine and all hosts reach."""
-    with object_store.emulator(tmp_path_factory.mktemp("emulator"), cloud.address):
+    with (
+        object_store.emulator(tmp_path_factory.mktemp("emulator"), cloud.address),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         from launcher.gcs import _filesystem
 
+        patch.setenv("LAUNCHER_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
         _filesystem().mkdir("runs", acl=None, default_acl=None)
         yield "gs://runs/tests"

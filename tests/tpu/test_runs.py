@@ -62,12 +62,14 @@ def test_preempted_then_a_host_lost_then_sold_out_it_comes_back_each_time(launch
     one.until_step(5)
 
     one.cloud.order("preempt", node=one.node, grace=6)
-    one.until_step(8, attempt=2)
+    one.until(lambda: len(one.attempts) == 2 and one.attempts[1].first_step, "the second attempt")
+    one.until_step(one.attempts[1].first_step + 5, attempt=2)
     one.cloud.order("lose_host", node=one.node, worker=1)
     one.cloud.order("sell_out", what="us-central2-b")
     eventually(lambda: len(one.attempts) == 3, "the third attempt", 90)
     one.cloud.order("restock")
-    one.ends_after(30)
+    one.until(lambda: one.attempts[2].first_step, "the third attempt to begin")
+    one.ends_after(one.attempts[2].first_step + 5)
 
     assert "state='finished'" in one.wait()
     assert one.causes == ["preempted", "infra", "finished"]
@@ -75,8 +77,8 @@ def test_preempted_then_a_host_lost_then_sold_out_it_comes_back_each_time(launch
     assert "saved and left at SIGTERM" in first.reason
     assert second.first_step == first.last_step >= 5
     assert "host 1 does not answer" in second.reason
-    assert third.first_step % 4 == 0
-    assert third.first_step >= 8
+    # Rank 0 may hear of the deletion, and save once more after what was seen last.
+    assert second.first_step < third.first_step <= second.last_step + 8
     assert len(set(one.asked_for)) == len(one.asked_for) == 3
     assert one.nothing_left()
     assert "left at" in one.log(1, 0)

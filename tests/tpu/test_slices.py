@@ -253,6 +253,30 @@ def test_a_node_that_just_vanishes_was_preempted(make: Callable[..., Driven], ap
     assert one.until(Stand.PREEMPTED).over
 
 
+def test_machines_that_are_preempted_before_they_come_up_are_asked_for_again(
+    make: Callable[..., Driven], api: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "AGAIN_S", 0.5)
+    one = make()
+    one.look()
+    eventually(lambda: api.status()["nodes"], "the node to be made")
+    api.order("preempt", node=one.claim.name, grace=0)
+
+    one.until(Stand.READY)
+
+    assert one.claim.count == 2
+    assert len(api.status()["queuedResources"]) == 1
+
+
+def test_a_request_that_somebody_deletes_is_not_made_again(make: Callable[..., Driven], api: Cloud) -> None:
+    one = make()
+    one.until(Stand.READY)
+
+    api.call("DELETE", f"{ZONE}/queuedResources/{one.claim.name}", force="true")
+
+    assert "somebody" in one.until(Stand.TAKEN).reason
+
+
 def test_a_node_that_somebody_deletes_is_not_brought_back(make: Callable[..., Driven], api: Cloud) -> None:
     one = make()
     one.until(Stand.READY)
@@ -329,7 +353,7 @@ def test_every_state_of_a_request_has_a_meaning() -> None:
     assert of("ACCEPTED", ran=False).stand == Stand.WAITING
     assert of("ACTIVE", ran=False).stand == Stand.WAITING
     assert of("ACTIVE").stand == Stand.LOST
-    assert of("DELETING").stand == Stand.LEAVING
+    assert of("DELETING").stand == Stand.TAKEN
     assert of("SOMETHING_NEW").stand == Stand.UNCLEAR
     assert view(None, None, ran=True).stand == Stand.ABSENT
 

@@ -115,8 +115,7 @@ class MachineAttempt:
                 self._preempt(view)
             case Stand.FAILED:
                 trouble = view.error.trouble if view.error else Trouble.QUOTA
-                passing = Cause.PREEMPTED if trouble == Trouble.PREEMPTED else Cause.INFRA
-                self._end(Cause.ERROR if trouble in _USERS else passing, view.reason)
+                self._end(Cause.ERROR if trouble in _USERS else Cause.INFRA, view.reason)
             case Stand.LOST | Stand.ABSENT:
                 self._end(Cause.INFRA, view.reason)
             case Stand.TAKEN:

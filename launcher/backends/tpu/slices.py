@@ -131,8 +131,10 @@ class Slice:
         active = request is not None and request["state"]["state"] == "ACTIVE"
         node = self._api.node(claim.zone, claim.name) if active else None
         seen = view(request, node, ran=bool(claim.ready))
-        if seen.stand == Stand.FAILED and seen.error and seen.error.trouble in ELSEWHERE:
+        if seen.stand == Stand.FAILED and seen.error and seen.error.trouble in (*ELSEWHERE, Trouble.PREEMPTED):
             return self._refused(claim, seen.error)
+        if seen.stand == Stand.PREEMPTED and not claim.ready:  # no attempt is spent on machines that never came up
+            return self._refused(claim, TpuError(Trouble.PREEMPTED, "preempted before it came up"))
         if seen.stand == Stand.READY and not claim.ready:
             claim = self._keep(replace(claim, ready=time.time()))
         return claim, seen

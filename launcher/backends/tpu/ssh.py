@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from launcher import shell
 from launcher.address import own
+from launcher.driver import start_ticks
 from launcher.errors import LauncherError
 
 USER = "launcher"
@@ -81,9 +82,12 @@ class Ssh:
             host_keys: type and key of each host.
         """
         self._addresses, self._key = tuple(addresses), key
-        # Nowhere else: the path of a socket has at most 108 bytes.
+        # This process's own, and nowhere else: the path of a socket has at most 108 bytes.
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        self._folder = own(Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}/ssh-{digest}")
+        self._folder = own(Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}/ssh-{digest}-{os.getpid()}")
+        for left in self._folder.parent.glob(f"ssh-{digest}-*"):  # by a process that was killed
+            if start_ticks(int(left.name.rpartition("-")[2])) is None:
+                shutil.rmtree(left, ignore_errors=True)
         self._known = self._folder / "known_hosts"
         lines = [
             f"{_alias(worker)} {type_} {public}\n" for worker, keys in enumerate(host_keys) for type_, public in keys

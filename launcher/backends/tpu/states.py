@@ -18,7 +18,7 @@ class Stand(StrEnum):
     READY = "ready"
     PREEMPTED = "preempted"  # the machines may have some seconds left
     LOST = "lost"  # they are gone, or have lost what was running
-    TAKEN = "taken"  # somebody has deleted or stopped them
+    TAKEN = "taken"  # somebody deletes or stops them, or has done so
     FAILED = "failed"  # nothing has come of the request
     LEAVING = "leaving"  # being deleted
     UNCLEAR = "unclear"
@@ -52,7 +52,7 @@ _REQUESTS = {
     "ACTIVE": Stand.READY,
     **dict.fromkeys(("SUSPENDING", "SUSPENDED"), Stand.PREEMPTED),
     "FAILED": Stand.FAILED,
-    "DELETING": Stand.LEAVING,
+    "DELETING": Stand.TAKEN,  # a launcher does not look any more once it deletes
 }
 _WAITS = {
     "ACCEPTED": "its request is accepted",
@@ -81,6 +81,8 @@ def view(request: Json | None, node: Json | None, ran: bool) -> View:
     if stand == Stand.FAILED:
         error = error_of(shown.get("failedData", {}).get("error", {}), "its request has failed")
         return View(stand, str(error), error)
+    if stand == Stand.TAKEN:
+        return View(stand, "somebody is deleting its queued resource")
     if stand == Stand.WAITING and ran:
         return View(Stand.LOST, f"its queued resource has gone back to {state}")
     return View(stand, _WAITS.get(state, f"its queued resource is in state {state}"))
