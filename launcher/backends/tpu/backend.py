@@ -115,7 +115,8 @@ class TpuBackend:
         return _handle(plan.attempt)
 
     def find(self, run_dir: str, attempt: int) -> Handle | None:
-        folder, _, name = claim_path(attempt).rpartition("/")
+        """One that is written down whole is carried on: to ask for its machines twice is to ask once."""
+        folder, _, name = spec_path(attempt).rpartition("/")
         return _handle(attempt) if name in storage_at(run_dir).list(folder) else None
 
     def poll(self, run: Run, attempt: int, handle: Handle) -> Seen:
