@@ -16,6 +16,9 @@ from slurm.cluster.packages import obstacle
 
 REPOSITORY = Path(__file__).parents[2]
 
+DATA = Path(os.environ.get("LAUNCHER_DATA", REPOSITORY / "data")).resolve()
+"""The folder above MNIST/raw."""
+
 STATE = state_folder() / "tests"
 
 GRACE_S = 6
@@ -25,8 +28,8 @@ SETTINGS = Settings(
     gpus=2,
     grace_seconds=GRACE_S,
     kill_wait_seconds=KILL_WAIT_S,
-    # Jobs run this checkout, with this Python; a clone may well be under /tmp.
-    shared=tuple({path for path in map(str, (REPOSITORY, sys.prefix)) if path.startswith("/tmp/")}),
+    # Jobs run this checkout, with this Python, on these data; a clone may well be under /tmp.
+    shared=tuple({path for path in map(str, (REPOSITORY, sys.prefix, DATA)) if path.startswith("/tmp/")}),
 )
 OTHER = Settings(
     nodes=1,

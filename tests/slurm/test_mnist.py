@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from launcher.run import open_run
+from model.mnist import MNISTDataModule
 from slurm.cluster import Cluster
+from slurm.conftest import DATA
 from slurm.launches import REPOSITORY, SLOW_S, Launch, launcher
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
@@ -36,10 +38,10 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def data() -> Path:
-    folder = Path(os.environ.get("LAUNCHER_DATA", REPOSITORY / "data"))
-    if not (folder / "MNIST/raw").exists() and "CI" not in os.environ:
-        pytest.skip(f"no MNIST in {folder}; set LAUNCHER_DATA to the folder above MNIST/raw")
-    return folder
+    if not (DATA / "MNIST/raw").exists() and "CI" not in os.environ:
+        pytest.skip(f"no MNIST in {DATA}; set LAUNCHER_DATA to the folder above MNIST/raw")
+    MNISTDataModule(root=str(DATA)).prepare_data()  # nodes may have no network
+    return DATA
 
 
 @pytest.fixture(scope="module")
