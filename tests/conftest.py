@@ -1,12 +1,12 @@
-"""Run directories and spec files for tests."""
+"""Run directories and spec files for tests; who runs beside whom."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from launcher.ledger import Event
 from launcher.run import Record, Run, create_run
@@ -21,14 +21,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
 
 
-LONG = ("tpu/test_launcher.py", "tpu/test_runs.py")
-"""Minutes of waiting, for which CI has no room while suites run one after the other."""
-collect_ignore = [] if "LAUNCHER_LONG_TESTS" in os.environ else [*LONG]
+TURNS = ("slurm", "node", "cli", "tpu")
+"""Suites in the order in which they begin: while one waits for its machines, another one trains beside it."""
+TOGETHER = ("slurm", "tpu", "gcs", "xla")
+"""Suites that share what is up for a session: one process has all of such a suite; of the others it has a file."""
 
 
-def pytest_report_header() -> str:
-    left_out = ", ".join(f"tests/{file}" for file in collect_ignore)
-    return f"NOT TESTED without LAUNCHER_LONG_TESTS=1: {left_out}" if left_out else "all tests, long ones too"
+class Suites(LoadScopeScheduling):
+    """Deals out suites, where several run at a time, and files of those that have nothing up for a session."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        suite = suite_of(file)
+        return suite if suite in TOGETHER else file
+
+
+def suite_of(file: str) -> str:
+    """`tests/SUITE/...`; a file of its own is a suite."""
+    return Path(file).parts[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Suites:
+    return Suites(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    turns = {suite: turn for turn, suite in enumerate(TURNS)}
+    items.sort(key=lambda item: turns.get(suite_of(item.nodeid), len(turns)))
 
 
 @pytest.fixture
