@@ -11,41 +11,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import readme
 
-REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text()
-
-
-_ELSEWHERE = ("## On a SLURM cluster", "## On Cloud TPU VMs")
+README = "".join(readme.SECTIONS)
+_ELSEWHERE = [readme.section(title) for title in ("On a SLURM cluster", "On Cloud TPU VMs")]
 """These commands need one: tests/slurm/test_readme.py and tests/tpu/test_readme.py run them."""
-
-
-def commands() -> list[str]:
-    sections = re.split(r"^(?=## )", README, flags=re.MULTILINE)
-    assert len([section for section in sections if section.startswith(_ELSEWHERE)]) == len(_ELSEWHERE)
-    return [line for section in sections if not section.startswith(_ELSEWHERE) for line in commands_in(section)]
-
-
-def commands_in(section: str) -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """As a reader has it who has sourced the environment's `activate`; runs go into a folder of the test."""
     runs = tmp_path_factory.mktemp("runs")
-    path = f"{REPOSITORY / '.venv/bin'}:{os.environ['PATH']}"
+    path = f"{readme.REPOSITORY / '.venv/bin'}:{os.environ['PATH']}"
     return {**os.environ, "LAUNCHER_RUNS": str(runs), "PATH": path}
 
 
 def bash(command: str, environment: dict[str, str]) -> str:
-    command = command.replace(" runs/", f" {environment['LAUNCHER_RUNS']}/")  # which is where a reader has it
-    done = subprocess.run(
-        ["bash", "-ec", command], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return done.stdout
+    return readme.typed(
+        command.replace(" runs/", f" {environment['LAUNCHER_RUNS']}/"), environment
+    )  # a reader's are there
 
 
 def accuracy_of(output: str) -> float:
@@ -60,11 +44,11 @@ def quickstart(environment: dict[str, str]) -> None:
 
 def the_tests(environment: dict[str, str]) -> None:
     """They run just now: to start them here would never end. CI starts them by the same command."""
-    assert (REPOSITORY / ".ci/run").read_text().splitlines()[-1] == "exec scripts/test"
+    assert (readme.REPOSITORY / ".ci/run").read_text().splitlines()[-1] == "exec scripts/test"
 
 
 def mnist(environment: dict[str, str]) -> None:
-    folder = Path(environment.get("LAUNCHER_DATA", REPOSITORY / "data")) / "MNIST/raw"
+    folder = Path(environment.get("LAUNCHER_DATA", readme.REPOSITORY / "data")) / "MNIST/raw"
     if not folder.exists() and "CI" not in environment:
         pytest.skip(f"no MNIST in {folder}; set LAUNCHER_DATA to the folder above MNIST/raw")
     assert accuracy_of(bash("launcher run jobs/mnist.yaml", environment)) >= 0.975
@@ -76,7 +60,7 @@ def tensorboard(environment: dict[str, str]) -> None:
         port = probe.getsockname()[1]
     command = ["launcher", "tensorboard", "tour", "--port", str(port)]
     with subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=readme.REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
             assert "train_loss" in fetched(f"http://127.0.0.1:{port}/data/plugin/scalars/tags", "train_loss")
@@ -135,7 +119,7 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", readme.commands("".join(one for one in readme.SECTIONS if one not in _ELSEWHERE)))
 def test_command(command: str, environment: dict[str, str]) -> None:
     if command in SPECIAL:
         SPECIAL[command](environment)
@@ -160,4 +144,4 @@ def test_the_exit_codes_are_those_of_the_help(environment: dict[str, str]) -> No
 
 def test_links_lead_to_files() -> None:
     for target in re.findall(r"\]\((\w[^):]*)\)", README):
-        assert (REPOSITORY / target).exists(), target
+        assert (readme.REPOSITORY / target).exists(), target

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import labs
 import pytest
 
 from slurm import scenarios
@@ -46,18 +47,12 @@ OTHER = Settings(
 @pytest.fixture(scope="session", autouse=True)
 def possible() -> None:
     if reason := obstacle():
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
+        labs.impossible(reason)
 
 
 @pytest.fixture(scope="session")
 def make(possible: None) -> Callable[[str], Cluster]:
-    """A cluster of this session by a letter. What a session that was killed has left is cleared away first."""
-    for folder in STATE.glob("[abc]*"):
-        if not Path(f"/proc/{int(folder.name[1:], 16)}").exists():
-            Cluster(folder.name, STATE).down(wipe=True)
-    return lambda letter: Cluster(f"{letter}{os.getpid():x}", STATE)
+    return labs.by_letter(Cluster, STATE)
 
 
 @pytest.fixture(scope="session")

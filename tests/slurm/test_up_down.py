@@ -1,13 +1,13 @@
 """Clusters come and go, crash half-way, and leave nothing behind."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import labs
 import pytest
-from machines import network, processes
+from machines import processes
 
 from slurm.cluster import Cluster, ClusterError, Settings
 from slurm.cluster.cgroups import ROOT
@@ -26,20 +26,11 @@ def small(make: Callable[[str], Cluster]) -> Iterator[Cluster]:
 
 
 def left_behind(cluster: Cluster) -> list[str]:
-    """Of what a cluster is made of, but its folder."""
-    found = [f"process {pid}" for pid in processes.marked(cluster.layout.mark())]
-    found += [one["ifname"] for one in network.interfaces() if one["ifname"].startswith(cluster.layout.bridge)]
-    found += [line for line in Path("/proc/mounts").read_text().splitlines() if str(cluster.layout.folder) in line]
-    return found + [str(path) for path in ROOT.rglob(cluster.layout.cgroup)]
-
-
-def command(cluster: Cluster, *words: str) -> list[str]:
-    own = ["--name", cluster.layout.name, "--state", str(cluster.layout.folder.parent)]
-    return [sys.executable, str(SCRIPT), *own, *words]
+    return labs.left_behind(cluster.layout) + [str(path) for path in ROOT.rglob(cluster.layout.cgroup)]
 
 
 def script(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(cluster, *words), capture_output=True, text=True, check=False, timeout=120)
+    return labs.done(SCRIPT, cluster.layout, *words)
 
 
 def test_up_twice_is_up_once_and_down_leaves_nothing(small: Cluster) -> None:
@@ -92,7 +83,9 @@ def test_up_goes_on_where_it_crashed(small: Cluster) -> None:
 
 def crash(cluster: Cluster, after_s: float) -> None:
     """An `up` that is killed."""
-    with subprocess.Popen(command(cluster, "up", "--nodes=2"), stdout=subprocess.DEVNULL) as coming_up:
+    with subprocess.Popen(
+        labs.command(SCRIPT, cluster.layout, "up", "--nodes=2"), stdout=subprocess.DEVNULL
+    ) as coming_up:
         time.sleep(after_s)
         coming_up.kill()
 

@@ -1,11 +1,11 @@
 """A cloud with hosts for all tests of this folder, and one that is an API alone, which takes no root."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import labs
 import object_store
 import pytest
 
@@ -33,19 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def possible() -> None:
     """Hosts take root, and an sshd."""
     if reason := NEEDED.obstacle():
-        said = f"NOT TESTED: hosts of a fake Cloud TPU; {reason}"
-        if "CI" in os.environ:
-            pytest.fail(said)
-        pytest.skip(said)
+        labs.impossible(f"NOT TESTED: hosts of a fake Cloud TPU; {reason}")
 
 
 @pytest.fixture(scope="session")
 def make(possible: None) -> Callable[[str], Cloud]:
-    """A cloud of this session by a letter. What a session that was killed has left is cleared away first."""
-    for folder in STATE.glob("[abc]*"):
-        if not Path(f"/proc/{int(folder.name[1:], 16)}").exists():
-            Cloud(folder.name, STATE).down(wipe=True)
-    return lambda letter: Cloud(f"{letter}{os.getpid():x}", STATE)
+    return labs.by_letter(Cloud, STATE)
 
 
 @pytest.fixture(scope="session")

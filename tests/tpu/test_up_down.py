@@ -1,13 +1,13 @@
 """Clouds with hosts come and go, crash half-way, and leave nothing behind."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import labs
 import pytest
-from machines import network, processes
+from machines import processes
 
 from tpu.cloud import Cloud
 from tpu.conftest import SETTINGS
@@ -24,19 +24,11 @@ def small(make: Callable[[str], Cloud]) -> Iterator[Cloud]:
 
 
 def left_behind(cloud: Cloud) -> list[str]:
-    """Of what a cloud is made of, but its folder."""
-    found = [f"process {pid}" for pid in processes.marked(cloud.layout.mark())]
-    found += [one["ifname"] for one in network.interfaces() if one["ifname"].startswith(cloud.layout.bridge)]
-    return found + [line for line in Path("/proc/mounts").read_text().splitlines() if str(cloud.layout.folder) in line]
-
-
-def command(cloud: Cloud, *words: str) -> list[str]:
-    own = ["--name", cloud.layout.name, "--state", str(cloud.layout.folder.parent)]
-    return [sys.executable, str(SCRIPT), *own, *words]
+    return labs.left_behind(cloud.layout)
 
 
 def script(cloud: Cloud, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(cloud, *words), capture_output=True, text=True, check=False, timeout=120)
+    return labs.done(SCRIPT, cloud.layout, *words)
 
 
 def test_down_ends_hosts_that_are_on(small: Cloud, key: Path) -> None:
@@ -64,7 +56,7 @@ def test_down_ends_hosts_whose_server_was_killed(small: Cloud, key: Path) -> Non
 
 @pytest.mark.parametrize("after_s", [0.1, 0.3, 0.6])
 def test_a_crash_half_way_up_leaves_nothing_after_down(after_s: float, small: Cloud) -> None:
-    with subprocess.Popen(command(small, "up"), stdout=subprocess.DEVNULL) as coming_up:
+    with subprocess.Popen(labs.command(SCRIPT, small.layout, "up"), stdout=subprocess.DEVNULL) as coming_up:
         time.sleep(after_s)
         coming_up.kill()
 
@@ -87,9 +79,9 @@ def test_the_script_does_all_of_it(small: Cloud, key: Path) -> None:
     assert script(small, "status").stdout.split() == ["node", "mine", ZONE, "READY", "host", "mine", "0", "up"]
     assert script(small, "inject", "nodes.list", "--times=2", "--code=ABORTED").returncode == 0
     assert script(small, "force", "mine", "REPAIRING", "UNHEALTHY_TENSORFLOW").returncode == 0
-    assert script(small, "preempt", "mine", "--vanish").returncode == 0
     refused = script(small, "lose-host", "mine", "1")
     assert (refused.returncode, refused.stderr) == (1, "tpu-cloud: no worker 1; mine has 0 to 0\n")
+    assert script(small, "preempt", "mine", "--vanish").returncode == 0
     assert script(small, "down", "--wipe").returncode == 0
     assert left_behind(small) == []
     assert "`scripts/tpu-cloud up` brings it up" in script(small, "env").stderr

@@ -2,13 +2,12 @@
 
 import argparse
 import os
-import shlex
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from machines.settings import add_options, chosen
+from machines import command_line
+from machines.settings import chosen
 
 from slurm.cluster.cluster import Cluster, state_folder
 from slurm.cluster.database import cache_folder
@@ -35,18 +34,10 @@ The initialised database is kept in SLURM_CLUSTER_CACHE, or {cache_folder()}, wh
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        "slurm-cluster", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
+    top, verbs = command_line.parser(
+        "slurm-cluster", "cluster", DESCRIPTION, state_folder(), Settings, _MEANING, kept="jobs and accounting"
     )
-    top.add_argument("--name", default="lab", help="of the cluster, up to 7 letters and digits (default: lab)")
-    top.add_argument("--state", type=Path, default=state_folder(), help="folder above the cluster's own")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    up = verbs.add_parser("up", help="bring up what is missing; with what it was up with, where nothing is said")
-    add_options(up, Settings, _MEANING)
-    down = verbs.add_parser("down", help="end all of it, be it whole or not; jobs and accounting are kept")
-    down.add_argument("--wipe", action="store_true", help="keep nothing")
     verbs.add_parser("status", help="machines, daemons, nodes as Slurm sees them")
-    verbs.add_parser("env", help='what a shell has to export: eval "$(scripts/slurm-cluster env)"')
     execute = verbs.add_parser("exec", help="run a command on a node, or on the controller: exec n1 ps ax")
     execute.add_argument("machine")
     execute.add_argument("command", nargs=argparse.REMAINDER)
@@ -104,27 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _do(cluster: Cluster, arguments: argparse.Namespace) -> None:
     match arguments.verb:
         case "up":
-            _up(cluster, arguments)
+            command_line.bring_up("slurm-cluster", arguments.name, partial(cluster.up, settings_of(arguments)))
         case "down":
             cluster.down(arguments.wipe)
         case "status":
             _status(cluster)
         case "env":
-            for key, value in cluster.env.items():
-                print(f"export {key}={shlex.quote(value)}")
+            command_line.export(cluster.env)
         case "exec":
             command = cluster.inside(arguments.machine, arguments.command or ["bash"])
             os.execvpe(command[0], command, {**os.environ, **cluster.env})
         case verb:
             on_node = [arguments.node] if "node" in arguments else []
             getattr(cluster, verb.replace("-", "_"))(*on_node)
-
-
-def _up(cluster: Cluster, arguments: argparse.Namespace) -> None:
-    started = time.monotonic()
-    cluster.up(settings_of(arguments), lambda part: print(f"{time.monotonic() - started:6.1f} s  {part}", flush=True))
-    prefix = "" if arguments.name == "lab" else f" --name {arguments.name}"
-    print(f'eval "$(scripts/slurm-cluster{prefix} env)" lets this shell use it')
 
 
 def _status(cluster: Cluster) -> None:

@@ -4,15 +4,14 @@ import argparse
 import inspect
 import json
 import os
-import shlex
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
+from machines import command_line
 from machines.errors import MachineError as CloudError
-from machines.settings import add_options, chosen
+from machines.settings import chosen
 
 from tpu.cloud.client import Json
 from tpu.cloud.cloud import Cloud, state_folder
@@ -58,16 +57,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {"how": get_args(How), "code": CODES}
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("tpu-cloud", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
-    top.add_argument("--name", default="lab", help="of the cloud, up to 7 letters and digits (default: lab)")
-    top.add_argument("--state", type=Path, default=state_folder(), help="folder above the cloud's own")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    up = verbs.add_parser("up", help="bring up what is missing; with what it was up with, where nothing is said")
-    add_options(up, Settings, _MEANING)
-    down = verbs.add_parser("down", help="end all of it, be it whole or not; requests are kept")
-    down.add_argument("--wipe", action="store_true", help="keep nothing")
+    top, verbs = command_line.parser(
+        "tpu-cloud", "cloud", DESCRIPTION, state_folder(), Settings, _MEANING, kept="requests"
+    )
     verbs.add_parser("status", help="nodes, queued resources, hosts")
-    verbs.add_parser("env", help='what a shell has to export: eval "$(scripts/tpu-cloud env)"')
     verbs.add_parser("token", help="print a new access token for the API")
     execute = verbs.add_parser("exec", help="run a command on a host, as root: exec my-node 0 ps ax")
     execute.add_argument("node")
@@ -134,14 +127,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _do(cloud: Cloud, arguments: argparse.Namespace) -> None:
     match arguments.verb:
         case "up":
-            _up(cloud, arguments)
+            command_line.bring_up("tpu-cloud", arguments.name, partial(cloud.up, settings_of(arguments)))
+            print(f"{cloud.url} is {FAKE}")
         case "down":
             cloud.down(arguments.wipe)
         case "status":
             print(_shown(cloud.status()), end="")
         case "env":
-            for key, value in cloud.env.items():
-                print(f"export {key}={shlex.quote(value)}")
+            command_line.export(cloud.env)
         case "token":
             print(cloud.new_token())
         case "exec":
@@ -150,14 +143,6 @@ def _do(cloud: Cloud, arguments: argparse.Namespace) -> None:
         case verb:
             given = {name: value for name, value in vars(arguments).items() if name not in ("name", "state", "verb")}
             cloud.order(verb.replace("-", "_"), **given)
-
-
-def _up(cloud: Cloud, arguments: argparse.Namespace) -> None:
-    started = time.monotonic()
-    cloud.up(settings_of(arguments), lambda part: print(f"{time.monotonic() - started:6.1f} s  {part}", flush=True))
-    prefix = "" if arguments.name == "lab" else f" --name {arguments.name}"
-    print(f"{cloud.url} is {FAKE}")
-    print(f'eval "$(scripts/tpu-cloud{prefix} env)" lets this shell use it')
 
 
 def _shown(status: Json) -> str:
