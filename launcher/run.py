@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import launcher
 from launcher.address import Address, absolute, below, here, is_local, split, storage_at
 from launcher.errors import FormatTooNew, LauncherError, UsageError
-from launcher.ledger import FORMAT, Ledger
+from launcher.events import FORMAT
+from launcher.ledger import Ledger
 from launcher.storage import Storage, Unreachable
 
 RECORD = "run.json"

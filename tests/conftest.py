@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.ledger import Event
+from launcher.events import Event
 from launcher.run import Record, Run, create_run
 
 pytest.register_assert_rewrite("storage_contract")

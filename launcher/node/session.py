@@ -17,7 +17,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.address import is_local
 from launcher.errors import LauncherError
-from launcher.ledger import Attempt
 from launcher.mirror import Mirror
 from launcher.node import accumulators, elastic, loops
 from launcher.node.buckets import settle_buckets
@@ -32,6 +31,7 @@ from launcher.node.saving import Saving
 from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
 from launcher.run import Run, files_prefix
 from launcher.spec import JobSpec
+from launcher.state import Attempt
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.checkpoints import read_manifest
 from launcher.elastic import check_size, global_batch
-from launcher.ledger import FORMAT
+from launcher.events import FORMAT
 from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type

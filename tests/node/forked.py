@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer  # noqa: F401 - imported here once, so tha
 from launcher.backends.local import LocalBackend, Machine
 from launcher.checkpoints import in_order
 from launcher.driver import start_ticks
-from launcher.ledger import RunEnded
+from launcher.events import RunEnded
 from launcher.node import training, worker  # noqa: F401 - as above
 from launcher.run import Record, Run, create_run, log_path
 from launcher.spec import JobSpec

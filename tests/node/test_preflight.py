@@ -24,8 +24,8 @@ from forked import Training, log_of
 
 from launcher.address import storage_at
 from launcher.errors import Fenced
+from launcher.events import AttemptStarted, AttemptStarting, CheckpointSaved, Event
 from launcher.kinds import Kind, failure_kind
-from launcher.ledger import AttemptStarted, AttemptStarting, CheckpointSaved, Event
 from launcher.node import preflight, rollcall, training
 from launcher.node.environment import Place
 from launcher.node.hosts import Host, compare, named

@@ -15,7 +15,7 @@ import pytest
 from forked import Training, log_of
 
 from launcher.errors import LauncherError, UsageError
-from launcher.ledger import AttemptEnded, AttemptStarting
+from launcher.events import AttemptEnded, AttemptStarting
 from launcher.node import provenance
 from launcher.node.environment import Place
 from launcher.node.provenance import Drift, ForeignModule, check_modules, check_provenance, differences, foreign

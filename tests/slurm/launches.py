@@ -22,8 +22,8 @@ from typing import Any
 from cli.commands import LAUNCHER, Done
 
 from launcher.errors import LauncherError
-from launcher.ledger import AttemptEnded, AttemptResumes, AttemptStarting, CheckpointSaved, Submitted
-from launcher.ledger import Record as Entry
+from launcher.events import AttemptEnded, AttemptResumes, AttemptStarting, CheckpointSaved, Submitted
+from launcher.events import Record as Entry
 from launcher.run import Record, Run, create_run, progress_path
 from launcher.spec import JobSpec
 from launcher.storage import PosixStorage

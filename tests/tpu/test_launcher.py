@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cli.commands import Command, Shell, state_of, within
 
-from launcher.ledger import ResumeRequested
+from launcher.events import ResumeRequested
 from launcher.run import Run, open_run
 from tpu.cloud import Cloud
 from tpu.slices import ZONE

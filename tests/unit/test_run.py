@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import USAGE, FormatTooNew, LauncherError, UsageError
-from launcher.ledger import AttemptStarting, ResumeRequested
+from launcher.events import AttemptStarting, ResumeRequested
 from launcher.run import (
     Code,
     Run,

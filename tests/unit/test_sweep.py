@@ -18,7 +18,7 @@ from launcher.cli.sweep import Runner, begin, shares
 from launcher.cli.terminal import Terminal, short
 from launcher.driver import this_process
 from launcher.errors import LauncherError, SpecError, UsageError
-from launcher.ledger import CancelRequested, Driving, Event, ResumeRequested, RunEnded
+from launcher.events import CancelRequested, Driving, Event, ResumeRequested, RunEnded
 from launcher.run import Code, Entry, Record, Run, Tree, code_home, entries, find, find_run
 from launcher.spec import JobSpec, parse_spec
 from launcher.spec_sweep import cells

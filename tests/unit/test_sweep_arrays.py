@@ -27,17 +27,8 @@ from launcher.cli.terminal import Terminal
 from launcher.cli.views import list_runs
 from launcher.cli.views import status as show_status
 from launcher.errors import LauncherError, SpecError, UsageError
-from launcher.ledger import (
-    CancelRequested,
-    Driver,
-    Driving,
-    Event,
-    Ledger,
-    ResumeRequested,
-    RunEnded,
-    Submitted,
-    Submitting,
-)
+from launcher.events import CancelRequested, Driver, Driving, Event, ResumeRequested, RunEnded, Submitted, Submitting
+from launcher.ledger import Ledger
 from launcher.run import Code, Record, Run, Tree
 from launcher.spec import JobSpec, parse_spec
 from launcher.spec_sweep import cells
