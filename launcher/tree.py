@@ -21,7 +21,7 @@ from typing import NamedTuple
 from launcher import shell
 from launcher.address import Address, is_local, split
 from launcher.errors import UsageError
-from launcher.run import RECORD, SWEEP
+from launcher.record import RECORD, SWEEP
 
 GRACE_S = 1.0
 """A tree that is too large is counted so much longer, so that the message can name the largest in it."""

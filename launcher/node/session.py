@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from launcher.address import is_local
 from launcher.errors import LauncherError
+from launcher.layout import files_prefix
 from launcher.mirror import Mirror
 from launcher.node import accumulators, elastic, loops
 from launcher.node.buckets import settle_buckets
@@ -29,7 +30,7 @@ from launcher.node.loaders import Loaders, is_fitting
 from launcher.node.plain import plain
 from launcher.node.saving import Saving
 from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
-from launcher.run import Run, files_prefix
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.state import Attempt
 

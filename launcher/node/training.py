@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from launcher.checkpoints import read_manifest
 from launcher.elastic import check_size, global_batch
 from launcher.events import FORMAT
+from launcher.layout import finished_path, spec_path
 from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type
@@ -20,7 +21,7 @@ from launcher.node.start import await_start
 from launcher.node.stop import StopFlag
 from launcher.node.sums import TreeSums
 from launcher.node.trainer import build_model_and_data, build_trainer
-from launcher.run import Run, finished_path, spec_path
+from launcher.run import Run
 from launcher.spec import JobSpec
 
 

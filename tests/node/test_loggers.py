@@ -23,7 +23,8 @@ from toys import Classifier, NoisyData, Signal
 
 from launcher.node.curves import Curves
 from launcher.node.loggers import build_loggers, identity
-from launcher.run import Run, open_run
+from launcher.run import Run
+from launcher.runs import open_run
 
 BOARD = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger"}
 TABLE = {"class_path": "lightning.pytorch.loggers.CSVLogger"}
