@@ -58,12 +58,12 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
         trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
         session.save(trainer, complete=True)
         session.drain(trainer)  # whatever happens in the test, nothing is trained again
-        session.metrics(trainer)  # before the test clears them
+        session.reports.metrics(trainer)  # before the test clears them
         if _can_test(model, data):
             trainer.test(model, datamodule=data, verbose=False)
         if place.rank == 0:
             session.store_curves()
-            _write_finished(run, place, trainer, session.metrics(trainer))
+            _write_finished(run, place, trainer, session.reports.metrics(trainer))
     finally:
         session.close()
 

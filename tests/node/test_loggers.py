@@ -480,7 +480,7 @@ class TestFiles:
         first.log(range(1))
         mark = first.curves.mark()
         now = time.time
-        monkeypatch.setattr("launcher.node.curves._CLOCK_WAIT_S", 0.1)
+        monkeypatch.setattr("launcher.node.boards._CLOCK_WAIT_S", 0.1)
         monkeypatch.setattr(time, "time", lambda: now() - 60)
 
         Attempt(run, mark, BOARD)
