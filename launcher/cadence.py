@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable
 
-from launcher.ledger import RunState
 from launcher.policy import Cause
+from launcher.state import RunState
 
 SHARE = 0.035
 """Saving takes at most this part of the time (CheckFreq, Mohan et al., FAST'21, keeps to the same bound)."""

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 import xxhash
 
 from launcher.errors import Fenced, FormatTooNew, UsageError
-from launcher.ledger import FORMAT, CheckpointSaved, CheckpointsDropped, RunState
+from launcher.events import FORMAT, CheckpointSaved, CheckpointsDropped
 from launcher.run import Run
+from launcher.state import RunState
 from launcher.storage import Storage, Unreachable
 
 FOLDER = "checkpoints"

@@ -15,8 +15,9 @@ from launcher.checkpoints import (
     verify,
 )
 from launcher.errors import LauncherError, LedgerConflict
-from launcher.ledger import CheckpointSaved, CheckpointsDropped, RunState
+from launcher.events import CheckpointSaved, CheckpointsDropped
 from launcher.run import Run
+from launcher.state import RunState
 from launcher.status import living_driver
 
 

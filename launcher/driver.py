@@ -9,7 +9,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-from launcher.ledger import Driver
+from launcher.events import Driver
 from launcher.storage import Storage
 
 RENEW_S = 10.0

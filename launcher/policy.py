@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from launcher.ledger import Attempt, RunState
+from launcher.state import Attempt, RunState
 
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 60.0

@@ -6,8 +6,10 @@ from typing import Any
 from launcher.cadence import drain_s
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
-from launcher.ledger import Attempt, Driver, RunEnded, RunState
-from launcher.run import Run, code_root, diff_path, finished_path, progress_path
+from launcher.events import Driver, RunEnded
+from launcher.layout import code_root, diff_path, finished_path, progress_path
+from launcher.run import Run
+from launcher.state import Attempt, RunState
 
 
 def status(run: Run) -> dict[str, Any]:

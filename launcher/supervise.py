@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from launcher.backend import Allocation, Backend, Ending
 from launcher.driver import RENEW_S, renew_lease, this_process
 from launcher.errors import LedgerConflict, NotTheDriver
-from launcher.ledger import (
-    Attempt,
+from launcher.events import (
     AttemptEnded,
     AttemptStarted,
     AttemptStarting,
     CancelRequested,
     Driving,
     RunEnded,
-    RunState,
     Submitted,
     Submitting,
 )
+from launcher.layout import attempt_folder, finished_path, spec_path
 from launcher.policy import Cause, Finish, Phase, Seen, Start, Wait, decide
-from launcher.run import Run, attempt_folder, finished_path, spec_path
+from launcher.run import Run
 from launcher.spec import JobSpec
+from launcher.state import Attempt, RunState
 from launcher.status import last_step, living_driver
 from launcher.sweep import Sweep
 

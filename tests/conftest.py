@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from launcher.ledger import Event
-from launcher.run import Record, Run, create_run
+from launcher.events import Event
+from launcher.record import Record
+from launcher.run import Run, create_run
 
 pytest.register_assert_rewrite("storage_contract")
 

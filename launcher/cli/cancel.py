@@ -7,8 +7,9 @@ from contextlib import suppress
 from launcher.cli.common import print_json, wanted
 from launcher.cli.place import drive, kind_of, who
 from launcher.errors import LauncherError, LedgerConflict, UsageError
-from launcher.ledger import CancelRequested, RunEnded, RunState
+from launcher.events import CancelRequested, RunEnded
 from launcher.run import Run
+from launcher.state import RunState
 from launcher.status import living_driver, status
 from launcher.sweep import Sweep
 

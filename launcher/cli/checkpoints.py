@@ -15,7 +15,7 @@ from launcher.checkpoints import FOLDER, BadCheckpoint, Manifest, in_order, newe
 from launcher.cli.common import print_json, run_and_step, wanted_run
 from launcher.cli.terminal import Terminal, ago
 from launcher.errors import FAILED, FINISHED, LauncherError, UsageError
-from launcher.ledger import CheckpointSaved
+from launcher.events import CheckpointSaved
 from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.status import absolute

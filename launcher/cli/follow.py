@@ -3,9 +3,11 @@
 import time
 
 from launcher.cli.terminal import Terminal, bar
-from launcher.ledger import AttemptEnded, AttemptResumes, AttemptStarted, CheckpointsDropped, RunState
+from launcher.events import AttemptEnded, AttemptResumes, AttemptStarted, CheckpointsDropped
+from launcher.layout import log_path, progress_path
 from launcher.output import parts
-from launcher.run import Run, log_path, progress_path
+from launcher.run import Run
+from launcher.state import RunState
 from launcher.storage import Storage
 
 _BAR_S = 0.5

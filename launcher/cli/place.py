@@ -18,9 +18,11 @@ from launcher.cli.common import print_json
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, Problem, SpecError
-from launcher.ledger import RunEnded, RunState
-from launcher.run import Record, Run
+from launcher.events import RunEnded
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec, load_spec, runs_of
+from launcher.state import RunState
 from launcher.status import status
 from launcher.supervise import Supervisor
 from launcher.sweep import Sweep

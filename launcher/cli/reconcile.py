@@ -16,9 +16,11 @@ from launcher.address import split, storage_at
 from launcher.cli.common import damage_named, print_json, runs_root, wanted
 from launcher.cli.terminal import Terminal
 from launcher.errors import LauncherError, LedgerConflict
-from launcher.ledger import RunEnded, RunState, Submitted
-from launcher.run import Run, entries
+from launcher.events import RunEnded, Submitted
+from launcher.run import Run
+from launcher.runs import entries
 from launcher.spec import JobSpec
+from launcher.state import RunState
 from launcher.status import living_driver
 from launcher.sweep import Sweep
 

@@ -19,10 +19,11 @@ from launcher.cli.place import (
 )
 from launcher.cli.run import staged_code
 from launcher.errors import FINISHED, LauncherError, LedgerConflict, UsageError
+from launcher.events import ResumeRequested
 from launcher.exactness import consequences
-from launcher.ledger import ResumeRequested, RunState
 from launcher.run import Run
 from launcher.spec import JobSpec, parse_spec
+from launcher.state import RunState
 from launcher.status import living_driver
 from launcher.sweep import Sweep
 from launcher.target import Target, placed

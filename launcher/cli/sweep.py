@@ -23,11 +23,15 @@ from launcher.cli.scheduler import Scheduler
 from launcher.cli.terminal import Terminal, bar, discard, metrics_text, values_text
 from launcher.driver import RENEW_S, is_alive, renew_lease, this_process
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
-from launcher.ledger import CancelRequested, Driving, ResumeRequested, RunState
+from launcher.events import CancelRequested, Driving, ResumeRequested
+from launcher.layout import cell_id, progress_path
 from launcher.overrides import vary
-from launcher.run import Record, Run, cell_id, check_id, entries, progress_path
+from launcher.record import Record, check_id
+from launcher.run import Run
+from launcher.runs import entries
 from launcher.spec import JobSpec, runs_of
 from launcher.spec_sweep import cells
+from launcher.state import RunState
 from launcher.status import status
 from launcher.supervise import Supervisor
 from launcher.sweep import Cell, Sweep, create_cell, create_sweep, lines, missing, summary

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from launcher.cadence import Cadence
 from launcher.checkpoints import Manifest, best
 from launcher.errors import NotSaved, UsageError
-from launcher.ledger import CheckpointSaved
+from launcher.events import CheckpointSaved
 from launcher.node.curves import Curves
 from launcher.node.environment import Place
 from launcher.node.writer import Saved, Writer

@@ -6,8 +6,9 @@ from contextlib import suppress
 
 from launcher.checkpoints import FOLDER, BadCheckpoint, in_order, litter, newest_attempt, set_aside, verify
 from launcher.errors import LauncherError
-from launcher.ledger import Attempt, AttemptResumes
+from launcher.events import AttemptResumes
 from launcher.run import Run
+from launcher.state import Attempt
 
 WAIT_S = 600.0
 """Rank 0 reads the whole checkpoint before it speaks: 600 s are 300 GB at 500 MB/s."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from launcher.checkpoints import FILE, Manifest, Retention, checkpoint_path, newest_attempt, prune, write_manifest
-from launcher.ledger import CheckpointSaved
+from launcher.events import CheckpointSaved
 from launcher.node.checkpoint import write
 from launcher.node.staging import Staging
 from launcher.run import Run

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from launcher.address import storage_at
 from launcher.checkpoints import checkpoint_path, newest_attempt
-from launcher.ledger import AttemptResumes, CheckpointSaved
+from launcher.events import AttemptResumes, CheckpointSaved
 from launcher.node.environment import Place, adopt_slurm_numbers, place_from
 from launcher.node.heartbeat import Heartbeat
 from launcher.node.stop import CHECK_S, StopFlag

@@ -12,8 +12,9 @@ from launcher.cli.checkpoints import best_of, looked_at
 from launcher.cli.parser import expanded
 from launcher.driver import this_process
 from launcher.errors import FAILED, USAGE
-from launcher.ledger import CheckpointSaved, CheckpointsDropped, Driving
-from launcher.run import Run, open_run
+from launcher.events import CheckpointSaved, CheckpointsDropped, Driving
+from launcher.run import Run
+from launcher.runs import open_run
 from launcher.storage import Storage
 
 STEPS = 200

@@ -4,7 +4,8 @@ import multiprocessing
 
 from launcher.address import storage_at
 from launcher.errors import LedgerConflict
-from launcher.ledger import AttemptStarting, Ledger
+from launcher.events import AttemptStarting
+from launcher.ledger import Ledger
 
 fork = multiprocessing.get_context("fork")
 WRITERS, EVENTS = 5, 8

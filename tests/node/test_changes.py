@@ -12,7 +12,7 @@ from forked import Training, last_checkpoint, log_of, same, same_weights
 from test_exact import differences, interrupted, spec
 
 from launcher.checkpoints import adopt, newest_whole
-from launcher.ledger import ResumeRequested
+from launcher.events import ResumeRequested
 from launcher.node.instantiate import CannotInstantiate
 from launcher.node.trainer import build_model_and_data
 from launcher.run import Run

@@ -16,7 +16,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from launcher.elastic import GlobalBatch
 from launcher.errors import UsageError
-from launcher.ledger import ResumeRequested
+from launcher.events import ResumeRequested
 from launcher.node.elastic import CannotShare, VirtualRanks
 from launcher.node.shares import Share
 from launcher.node.sums import NotExact, Tree, TreeSums

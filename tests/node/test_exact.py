@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from forked import Training, last_checkpoint, log_of, same
 
-from launcher.ledger import Attempt
 from launcher.policy import Cause
 from launcher.run import Run
+from launcher.state import Attempt
 
 SPEC: dict[str, Any] = {
     "model": {"class_path": "toys.Full"},

@@ -27,8 +27,8 @@ from toys import Classifier
 
 from launcher.diagnosis import UNWRITABLE
 from launcher.errors import FormatTooNew, LauncherError, UsageError
+from launcher.events import ResumeRequested
 from launcher.kinds import Kind, classified, failure_kind
-from launcher.ledger import ResumeRequested
 from launcher.node import worker
 from launcher.node.checkpoint_io import DurableCheckpointIO
 from launcher.node.environment import Place

@@ -18,7 +18,7 @@ from test_exact import differences, interrupted, spec
 
 from launcher.checkpoints import Manifest, in_order, verify
 from launcher.errors import Fenced
-from launcher.ledger import AttemptEnded, AttemptStarted, AttemptStarting, CheckpointSaved
+from launcher.events import AttemptEnded, AttemptStarted, AttemptStarting, CheckpointSaved
 from launcher.node.start import choose_start
 from launcher.node.writer import Writer
 from launcher.run import Run

@@ -9,7 +9,7 @@ import pytest
 from forked import Training, last_checkpoint, log_of, same_weights
 
 from launcher.checkpoints import in_order
-from launcher.ledger import CheckpointsDropped, ResumeRequested
+from launcher.events import CheckpointsDropped, ResumeRequested
 from launcher.policy import Cause
 from launcher.status import status
 

@@ -19,8 +19,9 @@ import torch
 from killed import SHARED_MEMORY, Attempts, State
 
 from launcher.checkpoints import in_order
-from launcher.ledger import Attempt, CheckpointSaved, Record, RunState
+from launcher.events import CheckpointSaved, Record
 from launcher.policy import Cause
+from launcher.state import Attempt, RunState
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 

@@ -32,7 +32,7 @@ from toys import Full, NoisyData
 
 from launcher.checkpoints import newest_whole
 from launcher.errors import Fenced
-from launcher.ledger import AttemptStarting, CheckpointSaved
+from launcher.events import AttemptStarting, CheckpointSaved
 from launcher.node import writer as writer_module
 from launcher.node.staging import Staging
 from launcher.node.writer import Saved, Writer

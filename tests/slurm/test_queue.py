@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cli.commands import LAUNCHER, Done
 
-from launcher.ledger import Submitted, Submitting
-from launcher.run import open_run
+from launcher.events import Submitted, Submitting
+from launcher.runs import open_run
 from slurm.cluster import Cluster
 from slurm.launches import Launch, clear, launch, launcher, written
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cli.commands import Done
 
-from launcher.ledger import AttemptStarting, Submitted, Submitting
+from launcher.events import AttemptStarting, Submitted, Submitting
 from launcher.run import Run
 from launcher.storage import PosixStorage
 from launcher.sweep import Sweep

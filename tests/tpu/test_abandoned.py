@@ -17,7 +17,7 @@ from launcher.backends.tpu.abandoned import Machines, all_machines, wanted_by
 from launcher.backends.tpu.api import Api
 from launcher.backends.tpu.slices import Slice
 from launcher.driver import this_process
-from launcher.ledger import AttemptEnded, AttemptStarting, Driver, Driving, Event, RunEnded
+from launcher.events import AttemptEnded, AttemptStarting, Driver, Driving, Event, RunEnded
 from launcher.run import Run
 from launcher.spec_tpu import Tpu
 from tpu.cloud import Cloud

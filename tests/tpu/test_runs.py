@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher.ledger import CancelRequested
+from launcher.events import CancelRequested
 from tpu.cloud import Cloud
 from tpu.launches import Launch
 from tpu.slices import eventually

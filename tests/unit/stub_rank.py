@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from launcher.node.environment import adopt_slurm_numbers, die_with_parent
 
 if TYPE_CHECKING:
-    from launcher.ledger import Event, Ledger
+    from launcher.events import Event
+    from launcher.ledger import Ledger
 
 adopt_slurm_numbers()
 RUN_DIR = Path(os.environ["LAUNCHER_RUN_DIR"])
@@ -115,7 +116,7 @@ def append(event: "Event") -> None:
 def save(step: int) -> None:
     ledger()
     from launcher.checkpoints import checkpoint_path
-    from launcher.ledger import CheckpointSaved
+    from launcher.events import CheckpointSaved
 
     path = checkpoint_path(step, ATTEMPT)
     append(CheckpointSaved(attempt=ATTEMPT, step=step, epoch=0, path=path, bytes=0, complete=False))
@@ -125,7 +126,7 @@ def resume() -> int:
     """The step of the newest checkpoint, once it is in the ledger that this attempt begins there."""
     ledger()
     from launcher.checkpoints import in_order
-    from launcher.ledger import AttemptResumes
+    from launcher.events import AttemptResumes
 
     saved = in_order(ledger().refresh())
     step, path = (saved[-1].step, saved[-1].path) if saved else (0, None)

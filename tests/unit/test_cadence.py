@@ -14,8 +14,9 @@ from launcher.cadence import (
     between_losses_s,
     drain_s,
 )
-from launcher.ledger import AttemptEnded, AttemptStarting, CheckpointSaved, Event, Record, RunState, fold
+from launcher.events import AttemptEnded, AttemptStarting, CheckpointSaved, Event, Record
 from launcher.policy import Cause
+from launcher.state import RunState, fold
 
 
 def state_of(*events: tuple[float, Event]) -> RunState:

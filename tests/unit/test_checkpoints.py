@@ -28,7 +28,7 @@ from launcher.checkpoints import (
     write_manifest,
 )
 from launcher.errors import Fenced, FormatTooNew
-from launcher.ledger import AttemptStarting, CheckpointSaved
+from launcher.events import AttemptStarting, CheckpointSaved
 from launcher.run import Run
 from launcher.spec import Checkpoint
 from launcher.storage import PosixStorage, Unreachable

@@ -12,7 +12,7 @@ from launcher import cleanup
 from launcher.checkpoints import checkpoint_path, set_aside, verify
 from launcher.driver import this_process
 from launcher.errors import LauncherError
-from launcher.ledger import AttemptEnded, AttemptStarting, CheckpointSaved, Driving, Event
+from launcher.events import AttemptEnded, AttemptStarting, CheckpointSaved, Driving, Event
 from launcher.run import Run
 from launcher.spec import Checkpoint
 from launcher.storage import PosixStorage

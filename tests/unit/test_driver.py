@@ -13,7 +13,7 @@ import pytest
 
 from launcher import shell
 from launcher.driver import LAPSE_S, is_alive, renew_lease, start_ticks, this_machine, this_process
-from launcher.ledger import Driver
+from launcher.events import Driver
 from launcher.storage import PosixStorage
 
 ELSEWHERE = Driver(host="there", machine="other-boot/pid:[1]", pid=os.getpid(), started=1)

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.errors import Fenced, FormatTooNew, LedgerConflict
-from launcher.ledger import (
-    Attempt,
+from launcher.events import (
     AttemptEnded,
     AttemptResumes,
     AttemptStarted,
@@ -22,16 +21,14 @@ from launcher.ledger import (
     Driver,
     Driving,
     Event,
-    Ledger,
     Record,
     ResumeRequested,
     RunEnded,
-    RunState,
-    Submission,
     Submitted,
     Submitting,
-    fold,
 )
+from launcher.ledger import Ledger
+from launcher.state import Attempt, RunState, Submission, fold
 from launcher.storage import PosixStorage
 
 ME = Driver(host="here", machine="boot/1", pid=7, started=1234)

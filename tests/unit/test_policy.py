@@ -5,8 +5,8 @@ from typing import Literal
 
 import pytest
 
-from launcher.ledger import Attempt, RunState
 from launcher.policy import BACKOFF_MAX_S, Cause, Finish, Start, Wait, decide
+from launcher.state import Attempt, RunState
 
 LATE = 1e9
 """Long after each back-off."""

@@ -19,19 +19,19 @@ from launcher.cli.views import list_runs
 from launcher.cli.views import status as show_status
 from launcher.driver import renew_lease, this_process
 from launcher.errors import LauncherError, UsageError
-from launcher.ledger import (
+from launcher.events import (
     AttemptEnded,
     AttemptStarting,
     CancelRequested,
     Driver,
     Driving,
     Event,
-    Ledger,
     ResumeRequested,
     RunEnded,
     Submitted,
     Submitting,
 )
+from launcher.ledger import Ledger
 from launcher.run import Run
 from launcher.status import status
 from launcher.storage import PosixStorage

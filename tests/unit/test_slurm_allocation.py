@@ -12,7 +12,7 @@ from launcher.backend import Ending
 from launcher.backends.slurm import allocation as module
 from launcher.backends.slurm.allocation import Interactive, JobAllocation, Start, this_start
 from launcher.backends.slurm.commands import SlurmError
-from launcher.ledger import AttemptEnded, AttemptStarting
+from launcher.events import AttemptEnded, AttemptStarting
 from launcher.policy import Cause
 from launcher.run import Run
 from launcher.spec import JobSpec

@@ -14,9 +14,11 @@ from fake_slurm import FakeSlurm, fails
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import comment
 from launcher.backends.slurm.submission import FOLDER, script_text, submit
-from launcher.ledger import AttemptEnded, AttemptStarting, Submission, Submitted, Submitting
-from launcher.run import Record, Run
+from launcher.events import AttemptEnded, AttemptStarting, Submitted, Submitting
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec
+from launcher.state import Submission
 
 pytest.importorskip("submitit")
 GOLDEN = Path(__file__).with_name("golden")

@@ -20,7 +20,7 @@ from launcher.backend import Handle
 from launcher.backends.local import ECHO_S, LocalBackend, Machine
 from launcher.driver import start_ticks, this_machine
 from launcher.errors import NotTheDriver
-from launcher.ledger import (
+from launcher.events import (
     AttemptEnded,
     AttemptStarted,
     AttemptStarting,
@@ -29,11 +29,12 @@ from launcher.ledger import (
     Driving,
     ResumeRequested,
     RunEnded,
-    RunState,
 )
+from launcher.layout import log_path
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Run, log_path
+from launcher.run import Run
 from launcher.spec import JobSpec
+from launcher.state import RunState
 from launcher.storage import PosixStorage, Storage
 from launcher.supervise import Supervisor
 

@@ -14,7 +14,7 @@ from launcher import supervise
 from launcher.backend import Ending, Handle, Plan
 from launcher.driver import renew_lease, this_process
 from launcher.errors import LauncherError, LedgerConflict, NotTheDriver
-from launcher.ledger import (
+from launcher.events import (
     AttemptEnded,
     AttemptStarted,
     AttemptStarting,
@@ -24,13 +24,14 @@ from launcher.ledger import (
     Event,
     ResumeRequested,
     RunEnded,
-    Submission,
     Submitted,
     Submitting,
 )
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec
+from launcher.state import Submission
 from launcher.storage import PosixStorage
 from launcher.supervise import Place, Supervisor, submit
 

@@ -27,18 +27,10 @@ from launcher.cli.terminal import Terminal
 from launcher.cli.views import list_runs
 from launcher.cli.views import status as show_status
 from launcher.errors import LauncherError, SpecError, UsageError
-from launcher.ledger import (
-    CancelRequested,
-    Driver,
-    Driving,
-    Event,
-    Ledger,
-    ResumeRequested,
-    RunEnded,
-    Submitted,
-    Submitting,
-)
-from launcher.run import Code, Record, Run, Tree
+from launcher.events import CancelRequested, Driver, Driving, Event, ResumeRequested, RunEnded, Submitted, Submitting
+from launcher.ledger import Ledger
+from launcher.record import Code, Record, Tree
+from launcher.run import Run
 from launcher.spec import JobSpec, parse_spec
 from launcher.spec_sweep import cells
 from launcher.storage import PosixStorage

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "node"))
 from forked import Training
 
 from launcher.address import storage_at
-from launcher.ledger import RunEnded
+from launcher.events import RunEnded
 from launcher.run import Run
 
 

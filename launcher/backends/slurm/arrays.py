@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from launcher.backends.slurm.commands import Queued
 from launcher.backends.slurm.job import comment
-from launcher.ledger import Record, Submitted, Submitting
+from launcher.events import Record, Submitted, Submitting
 
 MAX_ARRAY_SIZE = 1001
 """Slurm's own, where nobody knows the cluster's."""

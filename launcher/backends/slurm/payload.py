@@ -12,7 +12,7 @@ from launcher.backends.slurm.allocation import JobAllocation, this_start
 from launcher.backends.slurm.backend import SlurmBackend
 from launcher.backends.slurm.script import lead_of, ranks_of
 from launcher.errors import LedgerConflict, NotTheDriver
-from launcher.ledger import RunEnded, Submitting
+from launcher.events import RunEnded, Submitting
 from launcher.overrides import vary
 from launcher.run import Run
 from launcher.spec import JobSpec

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from launcher.address import storage_at
 from launcher.checkpoints import checkpoint_path, in_order, newest_attempt
-from launcher.ledger import AttemptResumes, CheckpointSaved
+from launcher.events import AttemptResumes, CheckpointSaved
 from launcher.run import Run
 
 STOP: list[int] = []
