@@ -117,11 +117,6 @@ _WEAK = (Kind.ERROR, Kind.SPEC, *ECHOES)
 IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process (\d+)\.")
 
 
-def failure_kind(error: BaseException, *, oom_kills: int | None = None) -> Kind:
-    """What kind of failure an exception is; see `classified`."""
-    return classified(error, oom_kills=oom_kills)[0]
-
-
 def classified(error: BaseException, *, oom_kills: int | None = None) -> tuple[Kind, BaseException]:
     """The kind of an exception, and the one in its chain that shows it: what came first, not what became of it.
 

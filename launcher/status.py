@@ -6,7 +6,7 @@ from typing import Any
 from launcher.cadence import drain_s
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
-from launcher.events import Driver, RunEnded
+from launcher.events import CheckpointSaved, Driver, RunEnded
 from launcher.layout import code_root, diff_path, finished_path, progress_path
 from launcher.run import Run
 from launcher.state import Attempt, RunState
@@ -18,11 +18,8 @@ def status(run: Run) -> dict[str, Any]:
     finished = run.finished
     label, reason = run_state(run, state, finished)
     progress = _progress(run, state)
-    checkpoints = in_order(state)
-    newest = checkpoints[-1] if checkpoints else None
-    latest = dict(finished or progress)
-    if not finished and newest and newest.step > latest.get("step", -1):  # the heartbeat lags behind
-        latest |= {"step": newest.step, "epoch": newest.epoch}
+    newest = _newest_checkpoint(state)
+    latest = finished or _reached(progress, newest)
     return {
         "run": run.id,
         "name": run.record.name,
@@ -112,18 +109,49 @@ def absolute(run: Run, path: str) -> str:
 
 
 def brief(run: Run) -> dict[str, Any]:
-    """One line of `launcher list`. A finished run is told from two files, whatever the length of its ledger."""
+    """One line of `launcher list`."""
     line = {"run": run.id, "name": run.record.name, "target": run.record.target, "created": run.record.created}
-    newest = run.ledger.newest()
-    if newest and isinstance(newest.event, RunEnded) and newest.event.state == "finished":
-        attempts = max(int(name) for name in run.storage.list("attempts"))
-        if finished := run.read_json(finished_path(attempts)):
-            ended = {"state": "finished", "reason": "", "step": finished["step"], "epoch": finished["epoch"]}
-            ended |= {"job": None}
-            return {**line, **ended, "attempts": attempts}
-    full = status(run)
-    shown = {key: full[key] for key in ("state", "reason", "step", "epoch", "job")}
-    return {**line, **shown, "attempts": len(full["attempts"])}
+    seen = glance(run)
+    return {**line, **{key: seen[key] for key in ("state", "reason", "step", "epoch", "attempts", "job")}}
+
+
+def glance(run: Run) -> dict[str, Any]:
+    """State, reason, step, epoch, attempts, job and metrics of one of many runs: as `status` has them, in fewer reads.
+
+    A finished run is told from two files, whatever the length of its ledger.
+    """
+    number = max((int(name) for name in run.storage.list("attempts")), default=0)
+    finished = run.read_json(finished_path(number)) if number else None
+    newest = run.ledger.newest() if finished else None
+    if finished and newest and isinstance(newest.event, RunEnded) and newest.event.state == "finished":
+        return {"state": "finished", "reason": "", "attempts": number, "job": None, **_shown(finished)}
+    state = run.ledger.refresh()
+    if not state.attempts or not state.budget_from < state.attempts[-1].number == number:
+        finished = None  # not the newest attempt's, or it was resumed since
+    label, reason = run_state(run, state, finished)
+    return {
+        "state": label,
+        "reason": reason,
+        "attempts": len(state.attempts),
+        "job": state.submission.job if state.submission else None,
+        **_shown(finished or _reached(_progress(run, state), _newest_checkpoint(state))),
+    }
+
+
+def _shown(latest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"step": latest.get("step", 0), "epoch": latest.get("epoch", 0), "metrics": latest.get("metrics", {})}
+
+
+def _newest_checkpoint(state: RunState) -> CheckpointSaved | None:
+    checkpoints = in_order(state)
+    return checkpoints[-1] if checkpoints else None
+
+
+def _reached(progress: Mapping[str, Any], newest: CheckpointSaved | None) -> Mapping[str, Any]:
+    """The last heartbeat; where a checkpoint has been saved since, with its step and epoch."""
+    if newest and newest.step > progress.get("step", -1):
+        return {**progress, "step": newest.step, "epoch": newest.epoch}
+    return progress
 
 
 def _code(run: Run) -> dict[str, Any] | None:

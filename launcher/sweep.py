@@ -17,11 +17,11 @@ from typing import Any
 from launcher.address import Address, below, storage_at
 from launcher.driver import is_alive, this_process
 from launcher.errors import FormatTooNew, LauncherError, UsageError
-from launcher.layout import cell_folder, cell_id, finished_path, progress_path
+from launcher.layout import cell_folder, cell_id
 from launcher.ledger import Ledger
 from launcher.record import RECORD, SWEEP, Record, check_id, read_record, write_record
 from launcher.run import Run
-from launcher.status import brief, living_driver
+from launcher.status import glance, living_driver
 from launcher.storage import Storage, Unreachable
 
 _AT_ONCE = 16
@@ -90,8 +90,10 @@ class Sweep:
 
     def cell(self, index: int) -> Run | None:
         """None if it has not begun. Raises as Run does."""
-        storage = storage_at(below(self.storage.root, cell_folder(index)))
-        return Run(storage) if RECORD in storage.list("") else None
+        try:
+            return Run(storage_at(below(self.storage.root, cell_folder(index))))
+        except UsageError:
+            return None
 
 
 def create_sweep(runs_root: Address, record: Record, cells: Iterable[Mapping[str, Any]]) -> Sweep:
@@ -163,7 +165,7 @@ def lines(sweep: Sweep, waiting: Waiting = lambda: None) -> list[dict[str, Any]]
             return known | not_begun
         try:
             run = sweep.cell(cell.index)
-            return known | (not_begun if run is None else _seen(run))
+            return known | (not_begun if run is None else glance(run))
         except Unreachable:
             raise
         except (LauncherError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -183,14 +185,6 @@ def _with_job(line: dict[str, Any], jobs: Mapping[int, str]) -> dict[str, Any]:
         return line
     job = jobs.get(line["index"])
     return {**line, "job": job, "reason": f"job {job} is to start" if job else "no job waits for it"}
-
-
-def _seen(run: Run) -> dict[str, Any]:
-    shown = brief(run)
-    seen = {key: shown[key] for key in ("state", "reason", "step", "epoch", "attempts", "job")}
-    paths = progress_path, finished_path
-    reports = [run.read_json(path(shown["attempts"])) or {} for path in paths] if shown["attempts"] else []
-    return seen | {"metrics": {name: value for report in reports for name, value in report.get("metrics", {}).items()}}
 
 
 def summary(sweep: Sweep, waiting: Waiting = lambda: None) -> dict[str, Any]:

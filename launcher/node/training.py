@@ -12,9 +12,9 @@ from launcher.layout import finished_path, spec_path
 from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type
-from launcher.node.preflight import check_room
 from launcher.node.provenance import check_provenance
 from launcher.node.randomness import Randomness
+from launcher.node.room import check_room
 from launcher.node.session import Session
 from launcher.node.shares import Share
 from launcher.node.start import await_start

@@ -11,7 +11,7 @@ import pytest
 
 from launcher import gcs_client
 from launcher.gcs import GcsStorage, NoBucket
-from launcher.kinds import Kind, failure_kind
+from launcher.kinds import Kind, classified
 from launcher.storage import Unreachable
 
 EVER = 10_000
@@ -136,7 +136,7 @@ class TestWhatPasses:
 
         assert raised.value.errno == errno.ETIMEDOUT
         assert "Backend Error" in str(raised.value.strerror)
-        assert failure_kind(raised.value) == Kind.STORAGE
+        assert classified(raised.value)[0] == Kind.STORAGE
 
     def test_is_an_error_too_where_nobody_listens(
         self, storage: GcsStorage, network: faulty.Proxy, monkeypatch: pytest.MonkeyPatch
@@ -185,7 +185,7 @@ class TestWhatSomebodyHasToMend:
             storage.replace("file", b"")
 
         assert raised.value.errno == errno.EDQUOT
-        assert failure_kind(raised.value) == Kind.DISK
+        assert classified(raised.value)[0] == Kind.DISK
 
     def test_a_bucket_that_is_not_there_is_named(self, network: faulty.Proxy) -> None:
         storage = GcsStorage("gs://no-such-bucket/runs")

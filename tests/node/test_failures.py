@@ -28,7 +28,7 @@ from toys import Classifier
 from launcher.diagnosis import UNWRITABLE
 from launcher.errors import FormatTooNew, LauncherError, UsageError
 from launcher.events import ResumeRequested
-from launcher.kinds import Kind, classified, failure_kind
+from launcher.kinds import Kind, classified
 from launcher.node import worker
 from launcher.node.checkpoint_io import DurableCheckpointIO
 from launcher.node.environment import Place
@@ -130,11 +130,11 @@ SEEN = [
 
 @pytest.mark.parametrize(("kind", "text"), SEEN, ids=lambda value: value[:60] if len(value) > 20 else None)
 def test_texts_are_known(kind: Kind, text: str) -> None:
-    assert failure_kind(RuntimeError(text)) == kind
+    assert classified(RuntimeError(text))[0] == kind
 
 
 def test_texts_of_torch_are_not_looked_for_in_the_user_s_own_exceptions() -> None:
-    assert {failure_kind(ValueError(text)) for _, text in SEEN} == {Kind.ERROR}
+    assert {classified(ValueError(text))[0] for _, text in SEEN} == {Kind.ERROR}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_texts_of_torch_are_not_looked_for_in_the_user_s_own_exceptions() -> Non
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
 def test_types_are_known(error: BaseException, kind: Kind) -> None:
-    assert failure_kind(error) == kind
+    assert classified(error)[0] == kind
 
 
 def raised(raise_: Callable[[], Any]) -> BaseException:
@@ -187,12 +187,12 @@ class TestChain:
             except RuntimeError:
                 {}["state"]
 
-        assert failure_kind(raised(handle)) == Kind.PEER
+        assert classified(raised(handle))[0] == Kind.PEER
 
     def test_memory_is_told_though_it_only_shows_inside_a_constructor(self) -> None:
         spec = {"class_path": "test_failures.Huge", "init_args": {}}
 
-        assert failure_kind(raised(lambda: instantiate(spec, "model"))) == Kind.MEMORY
+        assert classified(raised(lambda: instantiate(spec, "model")))[0] == Kind.MEMORY
 
     def test_an_import_error_that_was_handled_is_no_cause(self) -> None:
         def handle() -> None:
@@ -201,13 +201,13 @@ class TestChain:
             except ImportError:
                 raise ValueError("apex is needed for fused=True")  # noqa: B904
 
-        assert failure_kind(raised(handle)) == Kind.ERROR
+        assert classified(raised(handle))[0] == Kind.ERROR
 
     def test_a_chain_that_bites_its_tail_comes_to_an_end(self) -> None:
         one, other = ValueError(), KeyError()
         one.__context__, other.__context__ = other, one
 
-        assert failure_kind(one) == Kind.ERROR
+        assert classified(one)[0] == Kind.ERROR
 
 
 class Huge(LightningModule):
@@ -237,18 +237,18 @@ class TestSpec:
         (tmp_path / "user_name.py").write_text("from os import nowhere\n")
         spec = {"class_path": class_path, "init_args": init_args}
 
-        assert failure_kind(raised(lambda: instantiate(spec, "model"))) == kind
+        assert classified(raised(lambda: instantiate(spec, "model")))[0] == kind
 
 
 class TestMemory:
     def test_an_allocation_of_torch_fails(self) -> None:
-        assert failure_kind(raised(lambda: torch.empty(10**15))) == Kind.MEMORY
+        assert classified(raised(lambda: torch.empty(10**15)))[0] == Kind.MEMORY
 
     def test_an_allocation_of_python_fails(self) -> None:
-        assert failure_kind(raised(lambda: bytearray(10**17))) == Kind.MEMORY
+        assert classified(raised(lambda: bytearray(10**17)))[0] == Kind.MEMORY
 
     def test_an_allocation_of_numpy_fails(self) -> None:
-        assert failure_kind(raised(lambda: np.ones(10**15))) == Kind.MEMORY
+        assert classified(raised(lambda: np.ones(10**15)))[0] == Kind.MEMORY
 
     def test_a_limit_on_memory(self) -> None:
         def limited() -> Any:
@@ -506,9 +506,9 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
 
     error = raised(lambda: trainer._checkpoint_connector.resume_start(str(file), weights_only=True))
 
-    assert failure_kind(error) == Kind.CHECKPOINT
+    assert classified(error)[0] == Kind.CHECKPOINT
     # The user's own weights, by contrast, are the user's affair.
-    assert failure_kind(raised(lambda: torch.load(file, weights_only=True)["a"]["b"])) == Kind.ERROR
+    assert classified(raised(lambda: torch.load(file, weights_only=True)["a"]["b"]))[0] == Kind.ERROR
 
 
 # -- the record itself

@@ -25,12 +25,14 @@ from forked import Training, log_of
 from launcher.address import storage_at
 from launcher.errors import Fenced
 from launcher.events import AttemptStarted, AttemptStarting, CheckpointSaved, Event
-from launcher.kinds import Kind, failure_kind
+from launcher.kinds import Kind, classified
 from launcher.layout import progress_path
-from launcher.node import preflight, rollcall, training
+from launcher.node import meeting, preflight, rollcall, training, waiting
 from launcher.node.environment import Place
 from launcher.node.hosts import Host, compare, named
-from launcher.node.preflight import NoRoom, Preflight, check_room
+from launcher.node.meeting import Meeting
+from launcher.node.preflight import Preflight
+from launcher.node.room import NoRoom, check_room
 from launcher.node.stop import StopFlag, Stopped
 from launcher.record import Code, Tree
 from launcher.run import Run, create_run
@@ -141,14 +143,15 @@ class Cluster:
         except (Stopped, Fenced) as error:
             return type(error).__name__, str(error)
         except Exception as error:
-            return failure_kind(error), str(error)
+            return classified(error)[0], str(error)
         return "passed", ""
 
 
 @pytest.fixture
 def cluster(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    for name, seconds in (("PATIENCE_S", 60.0), ("SAY_S", 0.2), ("REACH_S", 0.5), ("LOOK_S", 0.2)):
-        monkeypatch.setattr(preflight, name, seconds)
+    for name, seconds in (("PATIENCE_S", 60.0), ("SAY_S", 0.2), ("LOOK_S", 0.2)):
+        monkeypatch.setattr(waiting, name, seconds)
+    monkeypatch.setattr(preflight, "REACH_S", 0.5)
     run = make_run("run", AttemptStarting(attempt=1, target="local"))
     _specify(run)
     return Cluster(run, tmp_path)
@@ -156,8 +159,8 @@ def cluster(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def impatient(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PATIENCE_S", "GLOO_S"):
-        monkeypatch.setattr(preflight, name, 2.0)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(meeting, "GLOO_S", 2.0)
 
 
 def _specify(run: Run, **sections: Any) -> None:
@@ -322,7 +325,7 @@ class TestRanks:
     @pytest.mark.parametrize("rank", [0, 2])
     @pytest.mark.usefixtures("impatient")
     def test_whose_all_reduce_does_not_end_say_so(self, cluster: Cluster, rank: int) -> None:
-        outcomes = cluster.fly(4, {3: lambda: setattr(Preflight, "_sum", lambda *_: time.sleep(9))})
+        outcomes = cluster.fly(4, {3: lambda: setattr(Meeting, "_sum", lambda *_: time.sleep(9))})
 
         assert outcomes[rank].kind == Kind.HOSTS
         said = f"rank {rank} on n{1 + rank // 2}: an all-reduce over gloo of 4 ranks on 2 hosts "
@@ -419,7 +422,7 @@ class TestStop:
     def test_of_all_while_one_imports_torch_does_not_have_it_wait_for_the_others(
         self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(preflight, "LEAVE_S", 0.2)
+        monkeypatch.setattr(meeting, "LEAVE_S", 0.2)
         slow = _slow_to_import(9.0)
 
         def slow_and_late() -> None:
@@ -469,7 +472,7 @@ class TestRoom:
             NoRoom, match=r"run has room for 9\.9 GB, and a checkpoint takes 10\.0 GB: make room"
         ) as raised:
             check_room(saved, 3)
-        assert failure_kind(raised.value) == Kind.DISK
+        assert classified(raised.value)[0] == Kind.DISK
 
     def test_for_fewer_than_will_be_kept_is_worth_a_warning(
         self, saved: Run, free: Callable[[float], None], caplog: pytest.LogCaptureFixture

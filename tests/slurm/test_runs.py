@@ -179,6 +179,26 @@ def test_a_run_whose_time_is_over_goes_on_in_the_next_allocation(run: Launch) ->
 
 
 @scenario
+def shortened(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
+    """An administrator leaves the job with less time than its signal is sent ahead: Slurm does so as it starts."""
+    longer = {"signal_delay": "10m", "additional_parameters": {"hold": True}}
+    run = launch(cluster, nodes, slurm=longer, resources={"time": "60m"})
+    cluster.scontrol("update", f"jobid={run.job}", "timelimit=6")
+    cluster.scontrol("release", str(run.job))
+    run.until(lambda: run.causes and run.causes[0], "Slurm's signal", SLOW_S)
+    return run.finish(attempt=2)
+
+
+@of("shortened")
+def test_a_job_whose_time_is_shortened_goes_on_in_what_it_has(run: Launch) -> None:
+    assert run.causes == ["preempted", "finished"]
+    assert len(run.jobs) == 1
+    assert run.cluster.job(run.job)["Restarts"] == "0"
+    assert run.lost == 0
+    assert run.disorder() == []
+
+
+@scenario
 def requeued(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
     run = launch(cluster, nodes)
     run.until(run.trains, "it to train")

@@ -19,6 +19,8 @@ from launcher.spec import JobSpec
 
 MakeRun = Callable[..., Run]
 LEAD_S = 20.0
+START, END = (int(time) for time in re.findall(r" (?:StartTime|EndTime)=(\d+)", said("started", "7")))
+"""Ten minutes."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +38,9 @@ def resubmitted() -> list[Run]:
 
 @pytest.fixture
 def job(resubmitted: list[Run]) -> Callable[..., JobAllocation]:
-    def make(restarts: int = 0, job: str = "7") -> JobAllocation:
+    def make(restarts: int = 0, job: str = "7", lead_s: float = LEAD_S) -> JobAllocation:
         start = Start(job=job, restarts=restarts, hosts=("n1", "n2"))
-        return JobAllocation(start, lead_s=LEAD_S, resubmit=lambda run, spec: resubmitted.append(run))
+        return JobAllocation(start, lead_s=lead_s, resubmit=lambda run, spec: resubmitted.append(run))
 
     return make
 
@@ -197,12 +199,39 @@ class TestItsTime:
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slurm.job_is("started")
-        (end,) = re.findall(r" EndTime=(\d+)", said("started", "7"))
         here = job()
 
         for before_s, soon in ((LEAD_S + 1, False), (LEAD_S - 1, True)):
-            monkeypatch.setattr("launcher.backends.slurm.allocation.time.time", lambda at=int(end) - before_s: at)
+            monkeypatch.setattr("launcher.backends.slurm.allocation.time.time", lambda at=END - before_s: at)
             assert here.stops_soon() == soon
+
+    def test_that_is_never_more_than_a_fifth_of_it(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An administrator has shortened it, or it is the partition's default."""
+        slurm.job_is("started")
+        here = job(lead_s=END - START)
+
+        for before_s, soon in ((121, False), (119, True)):
+            monkeypatch.setattr("launcher.backends.slurm.allocation.time.time", lambda at=END - before_s: at)
+            assert here.stops_soon() == soon
+
+    def test_a_signal_that_slurm_sends_too_early_for_it_is_said_and_ends_nothing(
+        self,
+        job: Callable[..., JobAllocation],
+        slurm: FakeSlurm,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        slurm.job_is("started")
+        monkeypatch.setattr("launcher.backends.slurm.allocation.time.time", lambda: START + 20)
+        here = job(lead_s=END - START)
+
+        here.ranks_left()
+
+        assert [here.ending() for _ in range(3)] == [None] * 3
+        assert len(slurm.calls) == 1, "nothing is left to ask about"
+        assert "job 7 has less time than slurm.signal_delay needs" in caplog.text
 
     def test_while_nobody_answers_what_was_known_holds(
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm

@@ -64,6 +64,7 @@ def test_a_job_that_runs_on_two_nodes() -> None:
         state="RUNNING",
         reason="None",
         restarts=0,
+        start=1795890595.0,
         end=1795891195.0,
         preempted=None,
         hosts="n[1-2]",
@@ -177,6 +178,19 @@ def test_and_by_what_a_newer_one_says(case: str) -> None:
 )
 def test_and_once_it_has_ended(case: str, state: str, why: Ends) -> None:
     assert cause(replace(job(case), state=state)) == why
+
+
+@pytest.mark.parametrize(
+    ("ran_s", "lead_s", "why"),
+    [
+        (20, 600, Ends.GOES_ON),  # of the ten minutes that it has been left with
+        (500, 600, Ends.TIMEOUT),
+        (20, 500, Ends.PREEMPTED),  # the signal is not due yet: it was sent by somebody
+        (100, 500, Ends.TIMEOUT),
+    ],
+)
+def test_the_signal_of_a_job_that_has_less_time_than_its_lead_ends_nothing(ran_s: int, lead_s: int, why: Ends) -> None:
+    assert cause(job("started"), now=1795890595 + ran_s, lead_s=lead_s) == why
 
 
 def test_a_final_state_says_more_than_times_do() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from launcher.backends.local import LocalBackend, Machine
-from launcher.cli.sweep import Runner, begin, shares
+from launcher.cli.local_sweep import Runner, begin, shares
 from launcher.cli.terminal import Terminal, short
 from launcher.driver import this_process
 from launcher.errors import LauncherError, SpecError, UsageError

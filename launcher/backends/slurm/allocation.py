@@ -1,5 +1,6 @@
 """The job that a supervisor is the batch process of: whether it is ending, why, and how the run goes on after it."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +10,14 @@ from dataclasses import dataclass
 from launcher.backend import Ending
 from launcher.backends.slurm import commands
 from launcher.backends.slurm.commands import SlurmError
-from launcher.backends.slurm.job import Ends, ended_because, expand_hosts
+from launcher.backends.slurm.job import Ends, ended_because, expand_hosts, lead_within
 from launcher.backends.slurm.script import avoided
 from launcher.policy import Cause
 from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.spec_slurm import Slurm
+
+log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
 """Between two questions to the controller about a job that is about to end."""
@@ -68,8 +71,8 @@ class JobAllocation:
         self._ranks_left = False
         self._ending: Ending | None = None
         self._looked = float("-inf")
-        self._end: float | None = None
-        self._end_known = float("-inf")
+        self._stop_at: float | None = None
+        self._stop_known = float("-inf")
 
     def tell(self) -> None:
         """Slurm has sent this process a signal. May be called from its handler: it only takes a note."""
@@ -99,15 +102,19 @@ class JobAllocation:
             lead_s=self._lead_s,
             now=time.time(),
         )
+        if because == Ends.GOES_ON and self._ranks_left:
+            self._ranks_left = False
+            log.warning("%s has less time than slurm.signal_delay needs; its signal came too early", self._name)
         self._ending = self._as_ending(because, preempted=job.preempted is not None, requeues=job.requeue)
         return self._ending
 
     def stops_soon(self) -> bool:
-        if time.monotonic() - self._end_known > _END_S:
-            self._end_known = time.monotonic()
+        if time.monotonic() - self._stop_known > _END_S:
+            self._stop_known = time.monotonic()
             with suppress(SlurmError):  # then what was known before holds
-                self._end = commands.show_job(self._start.job).end
-        return self._end is not None and time.time() > self._end - self._lead_s
+                job = commands.show_job(self._start.job)
+                self._stop_at = None if job.end is None else job.end - lead_within(job, self._lead_s)
+        return self._stop_at is not None and time.time() > self._stop_at
 
     def renew(self, run: Run, spec: JobSpec) -> None:
         deadline = time.monotonic() + _PATIENCE_S

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+LEAD_SHARE = 0.2
+"""Of a job's time, the largest part that may be spent on saving before its end."""
+
 _TICK_S = 40
 """Slurm looks every 30 s for jobs whose limit, or whose moment for a signal, has come; the rest is for a busy one."""
 _AT_ONCE_S = 2
@@ -38,6 +41,8 @@ class Job:
     reason: str
     """Why it waits, or has ended: TimeLimit, NodeDown, ...; "None" where there is none."""
     restarts: int
+    start: float | None
+    """StartTime: when it started, or is expected to."""
     end: float | None
     """EndTime: when its time is up, or was; during the grace time of a preemption, the end of that."""
     preempted: float | None
@@ -81,7 +86,7 @@ def parse_job(text: str) -> Job:
     fields: dict[str, str] = {}
     for key, value in _FIELD.findall(f"{parts['ids']} {parts['rest']}"):
         fields.setdefault(key, value)
-    needed = ("JobState", "Reason", "Restarts", "Requeue", "EndTime", "Partition", "NodeList")
+    needed = ("JobState", "Reason", "Restarts", "Requeue", "StartTime", "EndTime", "Partition", "NodeList")
     if missing := [key for key in needed if key not in fields]:
         raise ValueError(f"no {', '.join(missing)} in what scontrol says of a job: {text.strip()!r}")
     in_array = "ArrayTaskId" in fields and "ArrayJobId" in fields
@@ -92,6 +97,7 @@ def parse_job(text: str) -> Job:
         state=fields["JobState"],
         reason=fields["Reason"],
         restarts=int(fields["Restarts"]),
+        start=parse_time(fields["StartTime"]),
         end=parse_time(fields["EndTime"]),
         preempted=parse_time(fields.get("PreemptTime", "None")),  # left out of a job that waits
         hosts=fields["NodeList"].removeprefix("(null)"),
@@ -113,6 +119,14 @@ def parse_time(text: str) -> float | None:
     return float(text) if text.isdigit() else datetime.fromisoformat(text).timestamp()
 
 
+def lead_within(job: Job, lead_s: float) -> float:
+    """Of the seconds that the ranks were to stop before the end, those that the job's time has room for: somebody may
+    have shortened it since, or it is the partition's default."""
+    if job.start is None or job.end is None:
+        return lead_s
+    return min(lead_s, LEAD_SHARE * (job.end - job.start))
+
+
 def ended_because(job: Job, *, started_restarts: int, stop_signal_seen: bool, lead_s: float, now: float) -> Ends:
     """What ends the job, asked from within it: after SIGTERM, or when the ranks have left after a signal.
 
@@ -126,8 +140,12 @@ def ended_because(job: Job, *, started_restarts: int, stop_signal_seen: bool, le
     if job.state in _ALIVE:
         if not stop_signal_seen:
             return Ends.GOES_ON
-        near_its_end = job.end is not None and job.end - now <= lead_s + _TICK_S
-        return Ends.TIMEOUT if job.preempted is None and near_its_end else Ends.PREEMPTED
+        if job.preempted is not None or job.end is None or job.end - now > lead_s + _TICK_S:
+            return Ends.PREEMPTED
+        within, granted_s = lead_within(job, lead_s), job.end - (job.start or 0.0)
+        # The signal of a job that has less time than its lead comes as it starts.
+        too_early = granted_s <= lead_s + _TICK_S and job.end - now > within + _TICK_S
+        return Ends.GOES_ON if too_early else Ends.TIMEOUT
     if job.reason == "NodeDown" or job.state == "NODE_FAIL":
         return Ends.NODE_FAIL
     if job.reason == "TimeLimit" or job.state == "TIMEOUT":

@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.backends.slurm.environment import setup_lines
-from launcher.backends.slurm.job import expand_hosts
+from launcher.backends.slurm.job import LEAD_SHARE, expand_hosts
 from launcher.spec import JobSpec, seconds
 from launcher.spec_slurm import Slurm
-
-LEAD_SHARE = 0.2
-"""Of a time limit, the largest part that may be spent on saving before its end."""
 
 _LEAKS = re.compile("SLURM_|SLURMD_|SBATCH_|SRUN_|SALLOC_|PMI|OMPI_")
 _KEPT = {"SLURM_CONF"}
