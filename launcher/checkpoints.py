@@ -25,7 +25,7 @@ from launcher.storage import Storage, Unreachable
 
 FOLDER = "checkpoints"
 FILE = "checkpoint.ckpt"
-_CHUNK = 1 << 20  # stays in a core's own cache between reading and summing up
+_CHUNK = 1 << 18  # stays in a core's own cache between reading and summing up
 _OURS = re.compile(r"step-\d{8,}-a(\d{3,})")
 
 

@@ -1,15 +1,17 @@
 """Checkpoint files as torch.save writes them: durably, with a checksum; and read. Torch alone, no Lightning."""
 
 import os
+import pickle
 import shutil
 import tempfile
 from contextlib import suppress
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
 from launcher.address import is_local, split, storage_at
 from launcher.checkpoints import Checksum
+from launcher.node.archive import Archive
 from launcher.storage import Storage
 
 _CHUNK = 1 << 20
@@ -30,12 +32,11 @@ def write(storage: Storage, path: str, checkpoint: Any) -> Written:
     """
     with storage.writer(path) as stream:
         counted = _Counted(stream)
-        try:
-            torch.save(checkpoint, cast(IO[bytes], counted))
-        except RuntimeError:
-            if counted.error:  # torch says no more than that writing failed
-                raise counted.error from None
-            raise
+        archive = Archive(counted.write)
+        # What torch.save does, but for the archive.
+        protocol = torch.serialization.DEFAULT_PROTOCOL
+        torch.serialization._save(checkpoint, archive, pickle, protocol, False)  # type: ignore[no-untyped-call]
+        archive.close()
     return Written(counted.bytes, counted.checksum.text)
 
 
@@ -58,30 +59,20 @@ def load(address: str) -> Any:
 
 
 class _Counted:
-    """The part of a file that torch.save writes to."""
+    """A stream, its length and its checksum."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.checksum = Checksum()
         self.bytes = 0
-        self.error: OSError | None = None
         self._given_back = 0
 
-    def write(self, data: Any) -> int:
-        """A tensor comes in one piece: by parts, that are still in the cache when they are written."""
-        view = memoryview(data)
-        for begin in range(0, len(view), _CHUNK):
-            part = view[begin : begin + _CHUNK]
-            self.checksum.update(part)
-            try:
-                self._stream.write(part)
-            except OSError as error:
-                self.error = error
-                raise
-            self.bytes += len(part)
-            if self.bytes - self._given_back >= _WRITE_BACK:
-                self._write_back()
-        return len(view)
+    def write(self, part: bytes | memoryview) -> None:
+        self.checksum.update(part)
+        self._stream.write(part)
+        self.bytes += len(part)
+        if self.bytes - self._given_back >= _WRITE_BACK:
+            self._write_back()
 
     def _write_back(self) -> None:
         """Have the system begin to write what it would keep until the final sync: the disk works while sums are made.
@@ -92,6 +83,3 @@ class _Counted:
             size = self.bytes - self._given_back
             os.posix_fadvise(self._stream.fileno(), self._given_back, size, os.POSIX_FADV_DONTNEED)
         self._given_back = self.bytes
-
-    def flush(self) -> None:
-        self._stream.flush()
