@@ -1,5 +1,6 @@
 """A backend plans an attempt, starts it, finds it again, says how it goes, and stops it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -76,6 +77,14 @@ class Allocation(Protocol):
 
     def stops_soon(self) -> bool:
         """Whether the time has come to have the ranks save and leave."""
+
+    def unfit(self, spec: JobSpec, faulty: Sequence[str], excluded: Sequence[str]) -> Ending | None:
+        """Why it is left though it goes on, after an attempt has failed of its hosts; None if it is not.
+
+        Args:
+            faulty: to which that is put down.
+            excluded: all hosts that the next allocation would be without.
+        """
 
     def renew(self, run: Run, spec: JobSpec) -> None:
         """Have the run go on in another one, or in this one again; called once, when no attempt runs.

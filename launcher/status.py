@@ -7,7 +7,7 @@ from launcher.cadence import drain_s
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
 from launcher.events import CheckpointSaved, Driver, RunEnded
-from launcher.layout import code_root, diff_path, finished_path, progress_path
+from launcher.layout import attempt_folder, code_root, diff_path, finished_path, progress_path
 from launcher.run import Run
 from launcher.state import Attempt, RunState
 
@@ -152,6 +152,15 @@ def _reached(progress: Mapping[str, Any], newest: CheckpointSaved | None) -> Map
     if newest and newest.step > progress.get("step", -1):
         return {**progress, "step": newest.step, "epoch": newest.epoch}
     return progress
+
+
+def host_of(run: Run, attempt: Attempt, rank: int | None) -> str | None:
+    """Where a rank of an attempt ran, as it was planned."""
+    if len(attempt.hosts) == 1:
+        return attempt.hosts[0]
+    plan = run.read_json(f"{attempt_folder(attempt.number)}/plan.json") or {"ranks": []}
+    nodes = [one["node"] for one in plan["ranks"] if one["rank"] == rank]
+    return attempt.hosts[nodes[0]] if nodes and nodes[0] < len(attempt.hosts) else None
 
 
 def _code(run: Run) -> dict[str, Any] | None:

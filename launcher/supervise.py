@@ -57,6 +57,7 @@ class Supervisor:
         self._killed = False
         self._asked = 0
         self._cancelled_at: float | None = None
+        self._unfit: Ending | None = None
 
     def stop(self) -> None:
         """Save and leave at the next step. May be called from a signal handler: it only takes a note."""
@@ -153,7 +154,7 @@ class Supervisor:
     def _between_attempts(self, state: RunState) -> None:
         stopping = self._stop_since is not None
         match decide(state, self._spec.retry, stopping=stopping, now=time.time()):
-            case Start() | Wait() if ending := self._ending():
+            case Start() | Wait() if ending := self._ending() or self._unfit:
                 self._leave(state, ending)
             case Start(number):
                 plan = self._backend.plan(self._run.storage.root, self._run.now, self._spec, number)
@@ -239,6 +240,9 @@ class Supervisor:
     def _end(self, attempt: Attempt, cause: Cause, reason: str, lost: tuple[str, ...] = ()) -> None:
         step = last_step(self._run, self._run.ledger.refresh(), attempt) or 0
         self._append(AttemptEnded(attempt=attempt.number, cause=cause, reason=reason, step=step, lost=lost))
+        if lost and self._place:
+            excluded = self._run.ledger.refresh().excluded
+            self._unfit = self._place.allocation.unfit(self._spec, lost, excluded)
 
     def _append(self, event: AttemptStarted | AttemptEnded) -> None:
         self._run.ledger.append_while(self._check_driver, event)

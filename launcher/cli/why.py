@@ -18,8 +18,7 @@ from launcher.layout import attempt_folder, log_path
 from launcher.output import end, last_written
 from launcher.policy import Cause
 from launcher.run import Run, failures
-from launcher.state import Attempt
-from launcher.status import status
+from launcher.status import host_of, status
 
 _LAST_LINES = 5
 _READ = 1 << 14
@@ -197,7 +196,7 @@ def _answer(run: Run, shown: Mapping[str, Any], attempt: Attempt | None) -> dict
         "kind": kind,
         "reason": attempt.reason,
         "rank": rank,
-        "host": first["host"] if first else _host(run, attempt, rank),
+        "host": first["host"] if first else host_of(run, attempt, rank),
         "traceback": first["traceback"] if first else None,
         "last_lines": _last_lines(run, log) if tells else [],
         "log": f"{run.storage.root}/{log}",
@@ -205,15 +204,6 @@ def _answer(run: Run, shown: Mapping[str, Any], attempt: Attempt | None) -> dict
         "silent": _silent(run, attempt.number) if kind == Kind.HANG else None,
         "next": _next(run, shown["state"], attempt, kind),
     }
-
-
-def _host(run: Run, attempt: Attempt, rank: int | None) -> str | None:
-    """Where the rank ran, as it was planned."""
-    if len(attempt.hosts) == 1:
-        return attempt.hosts[0]
-    plan = run.read_json(f"{attempt_folder(attempt.number)}/plan.json") or {"ranks": []}
-    nodes = [one["node"] for one in plan["ranks"] if one["rank"] == rank]
-    return attempt.hosts[nodes[0]] if nodes and nodes[0] < len(attempt.hosts) else None
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from launcher.node.provenance import differences
 
@@ -44,10 +44,18 @@ def hosts_of(reports: Iterable[Mapping[str, Any]]) -> list[Host]:
     return [Host(node=node, ranks=tuple(members[node]), **found[node]) for node in members if node in found]
 
 
-def compare(
-    hosts: Sequence[Host], seen: Collection[int], run_dir: str, drift: Literal["warn", "fail"]
-) -> tuple[list[str], list[str]]:
-    """What is wrong, and what is worth a warning; hosts with the same fault share a sentence.
+class Comparison(NamedTuple):
+    """Hosts with the same fault share a sentence."""
+
+    wrong: list[str]
+    doubtful: list[str]
+    """Worth a warning."""
+    faulty: set[int]
+    """Nodes with which something is wrong."""
+
+
+def compare(hosts: Sequence[Host], seen: Collection[int], run_dir: str, drift: Literal["warn", "fail"]) -> Comparison:
+    """What is wrong with hosts that are to train together.
 
     Args:
         hosts: rank 0's first: the others are held against it.
@@ -65,7 +73,8 @@ def compare(
             faulty[said].append(host)
         if slight:
             doubtful[f"other versions than on {first.name}: {_counted(slight)}"].append(host)
-    return _sentences(faulty), _sentences(doubtful)
+    nodes = {host.node for of_fault in faulty.values() for host in of_fault}
+    return Comparison(_sentences(faulty), _sentences(doubtful), nodes)
 
 
 def _faults(host: Host, first: Host, seen: bool, run_dir: str) -> Iterator[str]:

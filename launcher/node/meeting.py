@@ -83,7 +83,7 @@ class Meeting:
                     late = (
                         f"{self._wait.named(absent)} had not imported torch after {waiting.PATIENCE_S:g} s; see {LOGS}"
                     )
-                    raise Unfit(late)
+                    raise Unfit(late, self._wait.nodes_of(absent))
             time.sleep(waiting.POLL_S)
         if (agreed := store.get("agreed").decode()) != "go":
             store.add("leaving", 1)

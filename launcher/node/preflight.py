@@ -91,13 +91,14 @@ class Preflight:
         seen = {host.node for host in hosts if self._sees_mark(host.node, host.name)}
         self._wait.run.storage.delete(_marks(self._place.attempt))
         drift = JobSpec.model_validate(self._wait.run.read_json(spec_path(self._place.attempt))).code.drift
-        wrong, differing = compare(hosts, seen, self._wait.run.storage.root, drift)
+        wrong, differing, faulty = compare(hosts, seen, self._wait.run.storage.root, drift)
         if absent and not calls.gone:
+            faulty |= self._wait.nodes_of(absent)
             wrong.insert(0, f"{self._wait.named(absent)} did not report within {waiting.PATIENCE_S:g} s; see {LOGS}")
         for difference in differing:
             log.warning("preflight: %s", difference)
         if wrong:
-            raise Unfit("; ".join(wrong))
+            raise Unfit("; ".join(wrong), faulty)
         if calls.gone:
             raise LauncherError(f"{self._wait.named(calls.gone)} ended before all ranks had begun: Connection closed")
 
@@ -140,7 +141,8 @@ class Preflight:
                 problem = f"{error.strerror or error}; see network, firewall and name resolution of these two hosts"
             now = time.monotonic()
             if now - reachable_at > REACH_S or now - self._wait.began > waiting.PATIENCE_S:
-                raise Unfit(f"{self._wait.where} cannot reach rank 0 at {address}, port {port}: {problem}")
+                said = f"{self._wait.where} cannot reach rank 0 at {address}, port {port}: {problem}"
+                raise Unfit(said, [self._place.node_rank])
             if self._flag.signal:
                 self._wait.leave(self._flag.signal)
             self._wait.look_for_newer()

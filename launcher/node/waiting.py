@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 class Unfit(LauncherError):
     """Hosts that cannot train together; the message names each, and what to do."""
 
+    def __init__(self, message: str, nodes: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.nodes = sorted(nodes)
+        """At fault, by their ranks among the nodes; none where that is not known."""
+
 
 class Waiting:
     """Of one rank."""
@@ -62,6 +67,9 @@ class Waiting:
             self._say_at = now + SAY_S
             log.info("preflight: waiting for %s", self.named(absent))
         return now - self.began < PATIENCE_S
+
+    def nodes_of(self, ranks: Iterable[int]) -> set[int]:
+        return {rank // self._place.local_world_size for rank in ranks}
 
     def named(self, ranks: Iterable[int]) -> str:
         """With their hosts, where the ledger knows them."""

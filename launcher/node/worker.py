@@ -23,6 +23,7 @@ from launcher.node.environment import Place, adopt_slurm_numbers, die_with_paren
 from launcher.node.preflight import Preflight
 from launcher.node.start import choose_start
 from launcher.node.stop import StopFlag, Stopped
+from launcher.node.waiting import Unfit
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.run import Run
 
@@ -90,6 +91,7 @@ def _record_failure(run: Run, place: Place, error: BaseException, *, stopping: b
         "traceback": text,
         "stopping": stopping,
         "oom_kills": killed,
+        "nodes": error.nodes if isinstance(error, Unfit) else [],
     }
     try:
         run.write_json(failure_path(place.attempt, place.rank), record)

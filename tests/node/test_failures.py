@@ -33,6 +33,7 @@ from launcher.node import worker
 from launcher.node.checkpoint_io import DurableCheckpointIO
 from launcher.node.environment import Place
 from launcher.node.instantiate import instantiate
+from launcher.node.waiting import Unfit
 from launcher.policy import Cause
 from launcher.run import Run, failures
 
@@ -525,6 +526,15 @@ PLACE = Place(
     main_address="",
     main_port=0,
 )
+
+
+def test_a_rank_that_finds_hosts_unfit_says_which(launch: Training) -> None:
+    run = launch.create(SPEC)
+
+    worker._record_failure(run, PLACE, Unfit("n2 has no code", {1}), stopping=False, killed=None)
+
+    (record,) = failures(run, PLACE.attempt)
+    assert (record["kind"], record["nodes"]) == (Kind.HOSTS, [1])
 
 
 def test_the_record_says_whether_the_rank_was_to_stop_and_what_the_kernel_counted(launch: Training) -> None:

@@ -551,15 +551,16 @@ def host(node: int, **changes: Any) -> Host:
 
 
 def test_hosts_with_other_code_are_named() -> None:
-    wrong, _ = compare([host(0), host(1, code="34cd", missing="/x")], {0, 1}, "/runs/run", "warn")
+    wrong, _, faulty = compare([host(0), host(1, code="34cd", missing="/x")], {0, 1}, "/runs/run", "warn")
 
     assert wrong == ["n2 (ranks 2-3): would run the code 34cd, n1 12ab: the run directory is not seen the same"]
+    assert faulty == {1}
 
 
 def test_many_differences_are_counted() -> None:
     other = {**VERSIONS, "packages": {f"p{number:02d}": "1" for number in range(12)}}
 
-    (wrong,), _ = compare([host(0), host(1, versions=other)], {0, 1}, "/runs/run", "fail")
+    (wrong,), _, _ = compare([host(0), host(1, versions=other)], {0, 1}, "/runs/run", "fail")
 
     assert wrong.endswith("p09 not installed -> 1 and 4 more; have all hosts use the same installation")
 

@@ -320,6 +320,25 @@ def test_it_is_said_which_rank_was_killed_and_where(run: Launch) -> None:
 
 
 @scenario
+def killed_on_one_host(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
+    """It needs one node, and may have either."""
+    others = [name for name in cluster.settings.node_names if name not in nodes]
+    script = {"1.1": [["sleep", 0.5], ["die", 9]], "2.1": [["sleep", 0.5], ["die", 9]], **TRAINS}
+    anywhere = {"nodelist": [], "exclude": others}
+    return launch(cluster, nodes, script, slurm=anywhere, resources={"nodes": 1}).finish(attempt=3)
+
+
+@of("killed_on_one_host")
+def test_a_host_where_ranks_are_killed_twice_in_a_row_is_left_for_another(run: Launch) -> None:
+    attempts = run.status["attempts"]
+    assert [one["cause"] for one in attempts] == ["infra", "infra", "finished"]
+    (first,), (second,), (third,) = (one["hosts"] for one in attempts)
+    assert first == second != third
+    assert run.run.ledger.refresh().excluded == (first,)
+    assert run.cluster.job(run.job)["Restarts"] == "1"
+
+
+@scenario
 def users_error(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
     script = {**TRAINS, "1.2": [["sleep", 1], ["fail", "error", "KeyError", "'label'"]]}
     return launch(cluster, nodes, script).end()

@@ -247,6 +247,51 @@ class TestItsTime:
         assert not job().stops_soon()
 
 
+class TestFaultyHosts:
+    @pytest.mark.parametrize(
+        ("case", "there", "sections", "left"),
+        [
+            ("started", 4, {}, True),
+            ("started", 2, {"resources": {"nodes": 2}}, False),  # there are no others
+            ("started", 4, {"slurm": {"nodelist": ["n[1-2]"]}}, False),  # the spec wants it
+            ("scancel", 4, {}, False),  # it ends anyway
+        ],
+    )
+    def test_it_is_left_for_others_where_that_is_possible(
+        self,
+        job: Callable[..., JobAllocation],
+        slurm: FakeSlurm,
+        make_run: MakeRun,
+        case: str,
+        there: int,
+        sections: dict[str, Any],
+        left: bool,
+    ) -> None:
+        slurm.job_is(case)
+        slurm.answers("sinfo", f"echo {there}")
+
+        ending = job().unfit(spec_of(make_run("run", **sections)), ["n2"], ["n2"])
+
+        assert (ending is not None) == left
+        if ending:
+            assert ending == Ending(cause=Cause.INFRA, reason="job 7 is left: ranks keep failing on n2")
+
+    def test_a_host_that_slurm_has_taken_away_is_no_reason(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
+    ) -> None:
+        slurm.job_is("started")
+        slurm.answers("sinfo", "echo 8")
+
+        assert job().unfit(spec_of(make_run()), ["n5"], ["n5"]) is None
+
+    def test_a_silent_controller_is_none_either(
+        self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun
+    ) -> None:
+        slurm.answers("scontrol show", fails(SILENT))
+
+        assert job().unfit(spec_of(make_run()), ["n2"], ["n2"]) is None
+
+
 class TestGoesOn:
     def test_the_same_job_is_requeued(
         self, job: Callable[..., JobAllocation], slurm: FakeSlurm, make_run: MakeRun, resubmitted: list[Run]

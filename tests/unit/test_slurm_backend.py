@@ -18,7 +18,7 @@ from launcher.backends.ranks import WORKER
 from launcher.backends.slurm.allocation import Start
 from launcher.backends.slurm.backend import SlurmBackend
 from launcher.errors import UsageError
-from launcher.layout import log_path
+from launcher.events import AttemptEnded, AttemptStarted, AttemptStarting
 from launcher.policy import Cause, Phase, Seen
 from launcher.record import Code, Record, Tree
 from launcher.run import Run
@@ -400,6 +400,28 @@ class TestHowItEnded:
         seen = self.end(make({}), _Allocation(PREEMPTED, told=True))
 
         assert seen == Seen(Phase.ENDED, Cause.PREEMPTED, "job 7 was preempted")
+
+    def test_a_host_where_a_rank_is_killed_in_two_attempts_in_a_row_is_at_fault(
+        self, make: MakeRun, slurm: FakeSlurm
+    ) -> None:
+        slurm.srun_then(log="srun: error: n2: task 2: Killed\n", code=137)
+        run = make({})
+        lost = []
+        for number in (1, 2, 3):
+            run.ledger.append(AttemptStarting(attempt=number, target="lab"), after=run.ledger.refresh().version)
+            attempt = Attempt(run, number=number)
+            run.ledger.append(
+                AttemptStarted(attempt=number, hosts=HERE.hosts, handle=attempt.handle),
+                after=run.ledger.refresh().version,
+            )
+            plan = attempt.backend.plan(run.storage.root, run.record, JobSpec.model_validate(run.record.spec), number)
+            run.write_json(f"attempts/{number:03d}/plan.json", plan.as_json())
+            seen = attempt.end()
+            lost.append(seen.lost)
+            ended = AttemptEnded(attempt=number, cause=str(seen.cause), reason=seen.reason, step=0, lost=seen.lost)
+            run.ledger.append(ended, after=run.ledger.refresh().version)
+
+        assert lost == [(), ("n2",), ("n2",)]
 
     def test_an_srun_that_ends_without_a_word_is_pointed_at(self, make: MakeRun, slurm: FakeSlurm) -> None:
         slurm.srun_then(code=3)

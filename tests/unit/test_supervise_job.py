@@ -4,7 +4,7 @@ Backend and allocation are played by objects that do what a test says; no proces
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,12 @@ class Allocation:
     soon: bool = False
     renewed: list[str] = field(default_factory=list)
     refused: str = ""
+    left_for: dict[str, Ending] = field(default_factory=dict)
+    """Hosts that it is left for."""
+
+    def unfit(self, spec: JobSpec, faulty: Sequence[str], excluded: Sequence[str]) -> Ending | None:
+        assert {*faulty} <= {*excluded}
+        return next((self.left_for[host] for host in faulty if host in self.left_for), None)
 
     def ending(self) -> Ending | None:
         return self.endings.pop(0) if len(self.endings) > 1 else self.endings[0]
@@ -437,3 +443,30 @@ class TestSubmit:
         submission = run.ledger.refresh().submission
         assert isinstance(submission, Submission)
         assert submission.job is None
+
+
+class TestFaultyHosts:
+    FAILED = Seen(Phase.ENDED, Cause.INFRA, "rank 2 was killed by SIGKILL", ("n2",))
+
+    def test_an_allocation_is_left_for_them(self, run: Run) -> None:
+        left = Ending(cause=Cause.INFRA, reason="job 7 is left: ranks keep failing on n2")
+        allocation = Allocation(left_for={"n2": left})
+        ranks = Ranks([self.FAILED])
+
+        assert drive(run, ranks, allocation) is None
+
+        assert ranks.said == ["start 1"]
+        assert allocation.renewed == ["run"]
+        assert run.ledger.refresh().excluded == ("n2",)
+
+    def test_one_that_cannot_do_without_them_is_not(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("launcher.policy.BACKOFF_S", 0.0)
+        allocation = Allocation()
+        ranks = Ranks([self.FAILED])
+
+        ended = drive(run, ranks, allocation)
+
+        assert ended
+        assert ended.state == "failed"
+        assert ranks.said == [f"start {number}" for number in range(1, 5)], "as often as retry.infra allows"
+        assert allocation.renewed == []

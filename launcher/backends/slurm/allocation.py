@@ -116,6 +116,18 @@ class JobAllocation:
                 self._stop_at = None if job.end is None else job.end - lead_within(job, self._lead_s)
         return self._stop_at is not None and time.time() > self._stop_at
 
+    def unfit(self, spec: JobSpec, faulty: Sequence[str], excluded: Sequence[str]) -> Ending | None:
+        try:
+            job = commands.show_job(self._start.job)
+            there = commands.node_count(spec.slurm.partition if spec.slurm else None)
+        except SlurmError:
+            return None
+        mine = {*expand_hosts(job.hosts)} if job.state == "RUNNING" else set()  # without those that Slurm has given up
+        left = [host for host in faulty if host in mine and host in avoided(spec, excluded, there)]
+        if not left:
+            return None
+        return Ending(cause=Cause.INFRA, reason=f"{self._name} is left: ranks keep failing on {', '.join(left)}")
+
     def renew(self, run: Run, spec: JobSpec) -> None:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
@@ -171,6 +183,9 @@ class Interactive:
 
     def ranks_left(self) -> None:
         pass
+
+    def unfit(self, spec: JobSpec, faulty: Sequence[str], excluded: Sequence[str]) -> Ending | None:
+        return None
 
     def renew(self, run: Run, spec: JobSpec) -> None:
         raise AssertionError("an allocation without an end is not renewed")

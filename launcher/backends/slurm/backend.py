@@ -5,9 +5,10 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from launcher import shell
 from launcher.accelerator import asks_for_xla, check_xla
@@ -16,9 +17,10 @@ from launcher.backend import Ending, Handle, Plan, RankPlan
 from launcher.backends.ranks import WORKER, code_path, place_env, workdir
 from launcher.backends.slurm import commands, environment, script
 from launcher.backends.slurm.allocation import Start
+from launcher.backends.slurm.blame import Failed, faulty
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import exits_in, launch_failure, lost_hosts
-from launcher.diagnosis import attempt_cause
+from launcher.diagnosis import Diagnosis, diagnose, ended
 from launcher.elastic import nodes_to_use
 from launcher.errors import UsageError
 from launcher.layout import attempt_folder, code_home, log_path, progress_path
@@ -26,6 +28,7 @@ from launcher.policy import Cause, Phase, Seen
 from launcher.record import Record
 from launcher.run import Run, failures
 from launcher.spec import JobSpec
+from launcher.status import host_of
 
 ENDS_S = 10.0
 """After srun has named a rank that failed, the step has this long to end by itself."""
@@ -175,11 +178,14 @@ class SlurmBackend:
         first = next(iter(exits), None)
         # What srun ended itself, after the first.
         echoes = {rank for rank, number in exits.items() if rank != first and number < 0}
-        cause, reason = attempt_cause(exits, records, ended_by_us=set(exits) if self._killed else echoes, left=left)
+        found = diagnose(exits, records, ended_by_us=set(exits) if self._killed else echoes, left=left)
+        cause, reason = found.cause, found.reason
         if not exits and not records and not left and code != 0:
             cause, reason = Cause.INFRA, f"srun ended with {code}; see {_srun_log(run.storage.root, attempt)}"
         if lost:
             cause, reason = Cause.INFRA, f"{', '.join(lost)} failed"
+        elif cause == Cause.INFRA and not self._killed:
+            lost = _faulty(run, attempt, found, records)
         return self._with_ending(Seen(Phase.ENDED, cause, reason, lost))
 
     def _with_ending(self, seen: Seen) -> Seen:
@@ -215,6 +221,18 @@ def _of_earlier_start(handle: Handle, left: str | None, lost: tuple[str, ...]) -
     return Seen(
         Phase.ENDED, Cause.INFRA, f"job {handle['job']} was ended by Slurm: a node was lost, or it was killed", lost
     )
+
+
+def _faulty(run: Run, number: int, found: Diagnosis, records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    state = run.ledger.refresh()
+    counted = {one.number: one for one in state.attempts if one.number > state.budget_from}
+    if (now := counted.get(number)) is None:
+        return ()
+    before = None
+    if (last := counted.get(number - 1)) and last.cause == Cause.INFRA:
+        kind, rank = ended(last.cause, last.reason or "", failures(run, last.number))
+        before = Failed(kind, host_of(run, last, rank))
+    return faulty(Failed(found.kind, host_of(run, now, found.rank)), before, records, now.hosts)
 
 
 def _step_name(attempt: int) -> str:
