@@ -25,7 +25,7 @@ def status(run: Run) -> dict[str, Any]:
     return {
         "run": run.id,
         "name": run.record.name,
-        "target": run.record.target,
+        "target": run.now.target,
         "state": label,
         "reason": reason,
         "step": latest.get("step", 0),
@@ -37,6 +37,7 @@ def status(run: Run) -> dict[str, Any]:
         "attempts": [
             {
                 "number": attempt.number,
+                "target": attempt.target,
                 "cause": attempt.cause,
                 "reason": attempt.reason,
                 "first_step": attempt.first_step,
@@ -62,8 +63,8 @@ def status(run: Run) -> dict[str, Any]:
 
 
 def run_state(run: Run, state: RunState, finished: Mapping[str, Any] | None) -> tuple[str, str]:
-    """One of queued running stopped finished failed cancelled unknown, and why."""
-    if finished is not None:
+    """One of queued running stopped finished failed cancelled moved unknown, and why."""
+    if finished is not None and not state.moved_to:
         return "finished", ""
     if state.ended:
         return state.ended.state, state.ended.reason
@@ -118,10 +119,10 @@ def brief(run: Run) -> dict[str, Any]:
         attempts = max(int(name) for name in run.storage.list("attempts"))
         if finished := run.read_json(finished_path(attempts)):
             ended = {"state": "finished", "reason": "", "step": finished["step"], "epoch": finished["epoch"]}
-            ended |= {"job": None}
+            ended |= {"job": None, "target": finished.get("target", run.record.target)}
             return {**line, **ended, "attempts": attempts}
     full = status(run)
-    shown = {key: full[key] for key in ("state", "reason", "step", "epoch", "job")}
+    shown = {key: full[key] for key in ("target", "state", "reason", "step", "epoch", "job")}
     return {**line, **shown, "attempts": len(full["attempts"])}
 
 

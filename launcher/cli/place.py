@@ -64,6 +64,11 @@ def distinct(spec: JobSpec) -> dict[int, JobSpec]:
     return dict(found.values())
 
 
+def site_of(target: Target) -> dict[str, Any] | None:
+    """As a record has it."""
+    return None if target.kind == "local" else target.model_dump(mode="json", exclude_unset=True)
+
+
 def kind_of(record: Record) -> str:
     """Of the run's target."""
     return str(record.site["kind"]) if record.site else "local"
@@ -106,7 +111,7 @@ def in_allocation() -> bool:
 
 
 def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
-    if kind_of(found.record) == "slurm" and not in_allocation():
+    if kind_of(found.now) == "slurm" and not in_allocation():
         return _submit(found, spec, args, terminal)
     if args.detach:
         detach(found, terminal)
@@ -146,7 +151,7 @@ def drive(run_dir: str) -> int:
     """What a detached process does: the same loop, without a terminal."""
     found = Run(storage_at(run_dir))
     _let_backends_speak()
-    supervisor = Supervisor(found, JobSpec.model_validate(found.now.spec), backend_of(found.record))
+    supervisor = Supervisor(found, JobSpec.model_validate(found.now.spec), backend_of(found.now))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     return _exit_code(supervisor.drive(), supervisor)
@@ -165,7 +170,7 @@ def _let_backends_speak() -> None:
 
 def _foreground(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
     _let_backends_speak()
-    supervisor = Supervisor(found, spec, backend_of(found.record))
+    supervisor = Supervisor(found, spec, backend_of(found.now))
     follower = Follower(found, terminal)
     previous = on_signals(supervisor)
     try:

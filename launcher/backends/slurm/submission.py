@@ -46,10 +46,10 @@ def submit(
     def send(number: int, exclude: Sequence[str]) -> str:
         from launcher.backends.slurm.payload import Supervise
 
-        executor = _executor(run.record, spec, run.storage.root, number, exclude, behind=behind)
+        executor = _executor(run.now, spec, run.storage.root, number, exclude, behind=behind)
         return _sent(lambda: executor.submit(Supervise(run.storage.root, number, worker)))
 
-    return write_down(run, run.record.target, send, after=after)
+    return write_down(run, run.now.target, send, after=after)
 
 
 def submit_array(
