@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from launcher.errors import LauncherError
-from launcher.gcs import SCHEME, GcsStorage
+from launcher.gcs import GcsStorage
+from launcher.gcs_client import SCHEME
 from launcher.storage import PosixStorage, Storage
 
 Address = str | Path

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from launcher.policy import Cause, Seen
-from launcher.run import Record, Run
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec
 
 Handle = dict[str, Any]

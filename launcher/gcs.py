@@ -8,9 +8,7 @@ Folders are prefixes of names: there are none without objects, and to move one i
 
 import errno
 import json
-import logging
 import os
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,21 +16,13 @@ from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 from launcher.errors import LauncherError
-from launcher.storage import Denied, Entry, Unreachable
+from launcher.gcs_client import SCHEME, as_oserror, connection
+from launcher.storage import Entry, Unreachable
 
-SCHEME = "gs://"
-PATIENCE_S = 180.0
-"""What fails for a passing reason (no connection, no answer, 408, 429, 5xx) is tried again for so long."""
-_SILENCE_S = 60.0
-"""A server that sends nothing for so long does not answer. gcsfs on its own waits for ever."""
 _CHUNK = 16 << 20
 """Bytes in one request of a stream: at most so much of it is in memory, and is sent again after a fault."""
 _TOKEN = "launcher-created"
 _PAGE = "items(name,size,updated),prefixes,nextPageToken"
-_made: dict[int, Any] = {}
-"""The connection of each process. That of a parent must not be used in its child, nor be cleared away there."""
-
-log = logging.getLogger(__name__)
 
 
 class NoBucket(OSError):
@@ -50,7 +40,7 @@ class GcsStorage:
         self._root = f"{SCHEME}{self._bucket}/{self._prefix}".rstrip("/")
         if not self._bucket:
             raise LauncherError(f"{address}: there is no bucket in this address; expected gs://BUCKET/FOLDER")
-        _filesystem()
+        connection()
 
     @property
     def root(self) -> str:
@@ -58,11 +48,11 @@ class GcsStorage:
 
     def read(self, path: str) -> bytes:
         with self._named("read", path):
-            return cast(bytes, _filesystem().cat_file(self._whole(path)))
+            return cast(bytes, connection().cat_file(self._whole(path)))
 
     def open(self, path: str) -> BinaryIO:
         with self._named("read", path):
-            file = _filesystem().open(self._whole(path), "rb", block_size=_CHUNK, cache_type="readahead")
+            file = connection().open(self._whole(path), "rb", block_size=_CHUNK, cache_type="readahead")
         return cast(BinaryIO, _Named(self, path, file))
 
     def create(self, path: str, data: bytes) -> None:
@@ -82,7 +72,7 @@ class GcsStorage:
     @contextmanager
     def writer(self, path: str) -> Iterator[BinaryIO]:
         with self._named("write", path, absent=self._bucket):
-            file = _filesystem().open(self._whole(path), "wb", block_size=_CHUNK)
+            file = connection().open(self._whole(path), "wb", block_size=_CHUNK)
             try:
                 yield file
             except BaseException:
@@ -118,13 +108,13 @@ class GcsStorage:
             if not pairs:
                 raise FileNotFoundError
             for source, target in pairs:
-                _filesystem().cp_file(source, target)
+                connection().cp_file(source, target)
         self.delete(path)
 
     def delete(self, path: str) -> None:
         for one in self._at(path):
             with self._named("delete", one), suppress(FileNotFoundError):
-                _filesystem().rm_file(self._whole(one))
+                connection().rm_file(self._whole(one))
 
     def _at(self, path: str) -> Sequence[str]:
         """The object of this name and all below it, relative to the root."""
@@ -139,7 +129,7 @@ class GcsStorage:
         prefix, token = self._start(folder), None
         while True:
             with self._named("list", folder, absent=self._bucket):
-                page = _filesystem().call(
+                page = connection().call(
                     *("GET", "b/{}/o", self._bucket),
                     **{"prefix": prefix, "fields": _PAGE, "pageToken": token, "json_out": True, **options},
                 )
@@ -152,7 +142,7 @@ class GcsStorage:
 
     def _about(self, path: str, fields: str) -> dict[str, Any]:
         with self._named("look at", path):
-            found: dict[str, Any] = _filesystem().call(
+            found: dict[str, Any] = connection().call(
                 "GET", "b/{}/o/{}", self._bucket, self._key(path), fields=fields, json_out=True
             )
             return found
@@ -163,10 +153,10 @@ class GcsStorage:
         about = json.dumps({"name": self._key(path), "metadata": metadata})
         head = f"--{mark}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{about}\r\n--{mark}\r\n"
         body = [head.encode(), b"Content-Type: application/octet-stream\r\n\r\n", data, f"\r\n--{mark}--\r\n".encode()]
-        filesystem = _filesystem()
+        storage = connection()
         with self._named(doing, path, absent=self._bucket):
-            filesystem.call(
-                *("POST", filesystem.base.replace("/storage/", "/upload/storage/", 1) + "b/{}/o", self._bucket),
+            storage.call(
+                *("POST", storage.base.replace("/storage/", "/upload/storage/", 1) + "b/{}/o", self._bucket),
                 headers={"Content-Type": f"multipart/related; boundary={mark}"},
                 data=b"".join(body),
                 uploadType="multipart",
@@ -206,7 +196,7 @@ class GcsStorage:
         except FileExistsError:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), where) from None
         except Exception as error:
-            if said := _as_oserror(error, f"cannot {doing} {where}"):
+            if said := as_oserror(error, f"cannot {doing} {where}"):
                 raise said from error
             raise
 
@@ -246,79 +236,3 @@ def _entry(about: dict[str, Any]) -> Entry:
     """Of an object's resource in the JSON API."""
     updated = datetime.fromisoformat(about["updated"].replace("Z", "+00:00"))
     return Entry(int(about.get("size", 0)), updated.timestamp())
-
-
-def _as_oserror(error: Exception, failed: str) -> OSError | None:
-    """What an error of gcsfs or of what it stands on means; None if it is not one."""
-    import aiohttp
-    import google.auth.exceptions
-    import requests.exceptions
-    from gcsfs.retry import HttpError, is_retriable  # type: ignore[import-untyped]  # has no types
-
-    said = " ".join(str(error).split()) or type(error).__name__
-    code = str(error.code) if isinstance(error, HttpError) else ""
-    if isinstance(error, OSError) and error.errno is None and str(error).startswith("Forbidden"):
-        code, said = "403", said.partition(" ")[2].partition(" ")[2]  # without the URL
-    if code in ("403", "429") and "quota" in said.lower():
-        return OSError(
-            errno.EDQUOT, f"{failed}: a quota is used up ({said}); raise it, or make room, in the Google Cloud console"
-        )
-    if code in ("401", "403") or isinstance(error, google.auth.exceptions.GoogleAuthError):
-        return Denied(
-            errno.EACCES,
-            f"{failed}: permission denied ({said}); log in (gcloud auth application-default login), or give this "
-            "account the role roles/storage.objectUser on the bucket",
-        )
-    passing = (TimeoutError, aiohttp.ClientError, requests.exceptions.RequestException)
-    if isinstance(error, passing) or is_retriable(error):
-        return Unreachable(
-            errno.ETIMEDOUT,
-            f"{failed}: no good answer for {PATIENCE_S:g} s ({said}); look at the network and at "
-            "https://status.cloud.google.com",
-        )
-    if isinstance(error, HttpError) or (isinstance(error, ValueError) and said.startswith("Bad Request")):
-        return OSError(errno.EIO, f"{failed}: refused ({said})")
-    return None
-
-
-def _filesystem() -> Any:
-    """gcsfs in this process, without any cache. (Two threads may make two at first: that does no harm.)"""
-    pid = os.getpid()
-    if pid not in _made:
-        _made[pid] = _connected()
-    return _made[pid]
-
-
-def _connected() -> Any:
-    # Else it asks, through another protocol, what kind each bucket is, and waits a minute where nobody answers that.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    try:
-        import aiohttp
-        import gcsfs  # type: ignore[import-untyped]  # has no types
-        from gcsfs.retry import is_retriable
-    except ImportError as error:
-        raise LauncherError(
-            f"{SCHEME} addresses need gcsfs ({error}); install it: pip install 'launcher[gcs]'"
-        ) from None
-
-    class Patient(gcsfs.GCSFileSystem):  # type: ignore[misc]  # has no types
-        async def _request(self, *args: Any, **kwargs: Any) -> Any:
-            """gcsfs tries a request six times within half a minute; an outage may last longer."""
-            deadline = time.monotonic() + PATIENCE_S
-            while True:
-                try:
-                    return await super()._request(*args, **kwargs)
-                except Exception as error:
-                    # A failed login is none that passes, though gcsfs tries it again too.
-                    if not is_retriable(error) or "401" in str(error) or time.monotonic() > deadline:
-                        raise
-                    log.warning("the storage does not answer (%s), trying again", error)
-
-    # Its log repeats with a traceback what it raises.
-    logging.getLogger("gcsfs").addFilter(lambda line: not line.getMessage().startswith("_request "))
-    return Patient(
-        token="anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None,  # who is on no Google has no account there
-        requests_timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SILENCE_S),
-        use_listings_cache=False,
-        skip_instance_cache=True,
-    )

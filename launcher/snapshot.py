@@ -19,10 +19,12 @@ from typing import BinaryIO, NamedTuple
 
 from launcher.address import Address, here, is_local, own, split, storage_at
 from launcher.errors import UsageError
+from launcher.git import git
+from launcher.layout import code_archive, code_folder, diff_path
 from launcher.mirror import fetch
-from launcher.run import Code, Tree, code_archive, code_folder, diff_path, writing
+from launcher.record import Code, Tree, writing
 from launcher.storage import sync
-from launcher.tree import Source, editable_entries, git, place
+from launcher.tree import Source, editable_entries, place
 
 _CHUNK = 1 << 20
 _AT_ONCE = 16

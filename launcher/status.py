@@ -7,7 +7,8 @@ from launcher.cadence import drain_s
 from launcher.checkpoints import in_order
 from launcher.driver import is_alive, this_machine
 from launcher.events import Driver, RunEnded
-from launcher.run import Run, code_root, diff_path, finished_path, progress_path
+from launcher.layout import code_root, diff_path, finished_path, progress_path
+from launcher.run import Run
 from launcher.state import Attempt, RunState
 
 

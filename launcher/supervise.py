@@ -21,8 +21,9 @@ from launcher.events import (
     Submitted,
     Submitting,
 )
+from launcher.layout import attempt_folder, finished_path, spec_path
 from launcher.policy import Cause, Finish, Phase, Seen, Start, Wait, decide
-from launcher.run import Run, attempt_folder, finished_path, spec_path
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.state import Attempt, RunState
 from launcher.status import last_step, living_driver

@@ -17,20 +17,10 @@ from typing import Any
 from launcher.address import Address, below, storage_at
 from launcher.driver import is_alive, this_process
 from launcher.errors import FormatTooNew, LauncherError, UsageError
+from launcher.layout import cell_folder, cell_id, finished_path, progress_path
 from launcher.ledger import Ledger
-from launcher.run import (
-    RECORD,
-    SWEEP,
-    Record,
-    Run,
-    cell_folder,
-    cell_id,
-    check_id,
-    finished_path,
-    progress_path,
-    read_record,
-    write_record,
-)
+from launcher.record import RECORD, SWEEP, Record, check_id, read_record, write_record
+from launcher.run import Run
 from launcher.status import brief, living_driver
 from launcher.storage import Storage, Unreachable
 

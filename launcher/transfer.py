@@ -8,7 +8,8 @@ from pathlib import Path
 from launcher.address import below, is_local
 from launcher.driver import LEASE
 from launcher.errors import LauncherError, UsageError
-from launcher.run import RECORD, Run
+from launcher.record import RECORD
+from launcher.run import Run
 from launcher.snapshot import pack, unpack
 from launcher.storage import Storage
 

@@ -16,17 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
-from launcher import shell
 from launcher.address import Address, is_local, split
 from launcher.errors import UsageError
-from launcher.run import RECORD, SWEEP
+from launcher.git import commit_and_changes, listed, work_tree
+from launcher.record import RECORD, SWEEP
 
 GRACE_S = 1.0
 """A tree that is too large is counted so much longer, so that the message can name the largest in it."""
 _PRUNED = {"__pycache__", "node_modules"}
-_GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def survey(folders: Iterable[Path], *, exclude: Sequence[str] = (), max_bytes: i
     for root in sorted(wanted, key=lambda one: len(one.parts)):
         if not root.is_dir():
             raise UsageError(f"{root}: no such folder, but ranks are to import from it (code.path)")
-        seen[root] = _work_tree(root)
+        seen[root] = work_tree(root)
         around = [one for one in found if root.is_relative_to(one.root) and seen[one.root] == seen[root]]
         if any(str(root.relative_to(one.root)) in one.folders for one in around):
             continue
@@ -125,10 +123,10 @@ def _source(root: Path, git: bool, exclude: Sequence[str], max_bytes: int, run_d
     left_out = _left_out(root, exclude, run_dir)
     if not git:
         return Source(root, "", _measured(root, _walk(root, left_out), max_bytes))
-    listing = _git_listing(root)
+    listing = listed(root)
     environments = tuple(f"{Path(name).parent}/" for name in listing.all if Path(name).name == "pyvenv.cfg")
     names = [name for name in listing.all if not name.startswith(environments) and not left_out(name)]
-    commit, changed = _commit_and_changes(root, listing)
+    commit, changed = commit_and_changes(root, listing)
     return Source(
         root,
         "",
@@ -267,75 +265,3 @@ def in_words(size: int) -> str:
         if size >= 1 << shift:
             return f"{size / (1 << shift):.4g}{unit}"
     return f"{size / 1024:.3g}K"
-
-
-# What git says
-
-
-class _Listing(NamedTuple):
-    tracked: list[str]
-    untracked: list[str]
-    nested: list[str]
-    """Files of repositories within this one."""
-
-    @property
-    def all(self) -> list[str]:
-        return list(dict.fromkeys([*self.tracked, *self.untracked, *self.nested]))
-
-
-def git(folder: Path, *arguments: str) -> tuple[int, list[str]]:
-    """Exit code and lines; paths in them as git quotes them, so that they are ASCII. 127 if there is no git."""
-    env = {key: value for key, value in os.environ.items() if key not in _GIT_PLACES}
-    env |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        code, output = shell.run(["git", "-C", str(folder), "-c", "core.quotePath=true", *arguments], env=env, given="")
-    except FileNotFoundError:
-        return 127, []
-    return code, output.splitlines()
-
-
-def _work_tree(folder: Path) -> Path | None:
-    """The root of the git work tree that the folder belongs to; None if there is none, or if that ignores it.
-
-    Raises:
-        UsageError: there is one, but git refuses to read it.
-    """
-    code, lines = git(folder, "rev-parse", "--show-toplevel")
-    if code and any("dubious ownership" in line for line in lines):
-        raise UsageError(f"{folder}: the code is to be copied into the run directory, but {' '.join(lines).strip()}")
-    if code or not lines or git(folder, "check-ignore", "--quiet", "--", str(folder))[0] == 0:
-        return None
-    return Path(lines[-1])
-
-
-def _git_listing(root: Path) -> _Listing:
-    tracked = _paths(root, "ls-files", "--cached")
-    untracked = _paths(root, "ls-files", "--others", "--exclude-standard")
-    nested = []
-    for name in (*tracked, *untracked):  # a submodule, or a repository that nobody has added
-        folder = root / name
-        if folder.is_dir() and not folder.is_symlink() and (folder / ".git").exists():
-            nested += [f"{name.rstrip('/')}/{inner}" for inner in _git_listing(folder).all]
-    return _Listing(tracked, untracked, nested)
-
-
-def _commit_and_changes(root: Path, listing: _Listing) -> tuple[str | None, list[str]]:
-    """HEAD and the tracked files that differ from it; before the first commit all do."""
-    code, lines = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    if code or not lines:
-        return None, listing.tracked
-    return lines[-1], _paths(root, "diff", "--name-only", "--no-renames", "--relative", "HEAD", "--", ".")
-
-
-def _paths(root: Path, *arguments: str) -> list[str]:
-    code, lines = git(root, *arguments)
-    if code:
-        raise UsageError(f"{root}: git {arguments[0]} failed: {' '.join(lines).strip()}")
-    return [_unquoted(line) for line in lines]
-
-
-def _unquoted(line: str) -> str:
-    """A path as git prints it: with anything unusual in it as a string of C."""
-    if not line.startswith('"'):
-        return line
-    return os.fsdecode(line[1:-1].encode("ascii").decode("unicode_escape").encode("latin-1"))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from launcher.events import Event
-from launcher.run import Record, Run, create_run
+from launcher.record import Record
+from launcher.run import Run, create_run
 
 pytest.register_assert_rewrite("storage_contract")
 

@@ -49,9 +49,9 @@ def emulator(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
 
 def _use(url: str | None) -> None:
     """From here on, this process has its objects there."""
-    from launcher import gcs
+    from launcher import gcs_client
 
-    gcs._made.clear()
+    gcs_client._made.clear()
     os.environ.pop("STORAGE_EMULATOR_HOST", None)
     if url:
         os.environ["STORAGE_EMULATOR_HOST"] = url

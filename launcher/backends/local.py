@@ -18,10 +18,12 @@ from launcher.diagnosis import attempt_cause
 from launcher.driver import start_ticks, this_machine
 from launcher.elastic import nodes_to_use
 from launcher.errors import UsageError
+from launcher.layout import code_archive, code_root, log_path, progress_path
 from launcher.oom import oom_kills, oom_kills_since
 from launcher.output import Shipper
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run, code_archive, code_root, failures, log_path, progress_path
+from launcher.record import Record
+from launcher.run import Run, failures
 from launcher.snapshot import unpack
 from launcher.spec import JobSpec, Resources
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.address import here
-from launcher.run import Record, code_home
+from launcher.layout import code_home
+from launcher.record import Record
 from launcher.snapshot import import_path
 
 WORKER = (sys.executable, "-m", "launcher.node.worker")

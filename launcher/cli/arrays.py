@@ -19,8 +19,10 @@ from launcher.cli.place import distinct, who
 from launcher.cli.terminal import Terminal
 from launcher.errors import LauncherError, LedgerConflict, UsageError
 from launcher.events import CancelRequested, Event, ResumeRequested, RunEnded, Submitted, Submitting
+from launcher.layout import cell_folder
 from launcher.overrides import vary
-from launcher.run import Record, Run, cell_folder
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.state import RunState
 from launcher.storage import Unreachable

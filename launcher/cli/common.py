@@ -9,7 +9,8 @@ from typing import Any
 
 from launcher.address import absolute, storage_at
 from launcher.errors import LauncherError, UsageError
-from launcher.run import Run, find, find_run
+from launcher.run import Run
+from launcher.runs import find, find_run
 from launcher.storage import Unreachable
 from launcher.sweep import Sweep
 

@@ -5,7 +5,7 @@ import sys
 from launcher.address import storage_at
 from launcher.cli import place, sweep
 from launcher.errors import LauncherError
-from launcher.run import SWEEP
+from launcher.record import SWEEP
 
 if __name__ == "__main__":
     try:

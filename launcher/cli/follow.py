@@ -4,8 +4,9 @@ import time
 
 from launcher.cli.terminal import Terminal, bar
 from launcher.events import AttemptEnded, AttemptResumes, AttemptStarted, CheckpointsDropped
+from launcher.layout import log_path, progress_path
 from launcher.output import parts
-from launcher.run import Run, log_path, progress_path
+from launcher.run import Run
 from launcher.state import RunState
 from launcher.storage import Storage
 

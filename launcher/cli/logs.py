@@ -8,8 +8,9 @@ from launcher.cli.common import wanted_run
 from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal
 from launcher.errors import UsageError
+from launcher.layout import attempt_folder, log_path
 from launcher.output import parts
-from launcher.run import Run, attempt_folder, log_path
+from launcher.run import Run
 from launcher.status import living_driver, run_state
 
 

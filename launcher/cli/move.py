@@ -16,8 +16,10 @@ from launcher.elastic import global_batch
 from launcher.errors import LauncherError, UsageError
 from launcher.events import AttemptEnded, Moved
 from launcher.exactness import Layout, consequences, guarantee, of_moving
+from launcher.layout import attempt_folder
 from launcher.policy import Cause, Phase
-from launcher.run import SWEEP, Record, Run, attempt_folder
+from launcher.record import SWEEP, Record
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.state import RunState
 from launcher.status import last_step

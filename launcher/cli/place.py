@@ -19,7 +19,8 @@ from launcher.cli.follow import Follower
 from launcher.cli.terminal import Terminal, discard, metrics_text
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, Problem, SpecError
 from launcher.events import RunEnded
-from launcher.run import Record, Run
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec, load_spec, runs_of
 from launcher.state import RunState
 from launcher.status import status

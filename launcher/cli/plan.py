@@ -19,7 +19,7 @@ from launcher.cli.terminal import Terminal, clock
 from launcher.elastic import allowed_nodes, allowed_sizes
 from launcher.errors import LauncherError
 from launcher.exactness import guarantee
-from launcher.run import Record
+from launcher.record import Record
 from launcher.snapshot import describe, digest_of
 from launcher.spec import Checkpoint, JobSpec, runs_of
 from launcher.tree import Source, in_words

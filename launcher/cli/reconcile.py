@@ -17,7 +17,8 @@ from launcher.cli.common import damage_named, print_json, runs_root, wanted
 from launcher.cli.terminal import Terminal
 from launcher.errors import LauncherError, LedgerConflict
 from launcher.events import RunEnded, Submitted
-from launcher.run import Run, entries
+from launcher.run import Run
+from launcher.runs import entries
 from launcher.spec import JobSpec
 from launcher.state import RunState
 from launcher.status import living_driver

@@ -24,7 +24,9 @@ from launcher.cli.run import staged_code
 from launcher.errors import FINISHED, LauncherError, LedgerConflict, UsageError
 from launcher.events import ResumeRequested
 from launcher.exactness import consequences
-from launcher.run import Record, Run, code_archive, code_home, code_root
+from launcher.layout import code_archive, code_home, code_root
+from launcher.record import Record
+from launcher.run import Run
 from launcher.snapshot import Staged, unpack
 from launcher.spec import JobSpec, parse_spec
 from launcher.state import RunState

@@ -16,7 +16,9 @@ from launcher.cli.common import run_and_step, runs_root
 from launcher.cli.place import backend_of, carry_on, check_reach, site_of, spec_and_target, terminal_of, world_size
 from launcher.errors import UsageError
 from launcher.events import CheckpointSaved
-from launcher.run import Record, Run, check_id, create_run, new_id, run_ids
+from launcher.record import Record, check_id, new_id
+from launcher.run import Run, create_run
+from launcher.runs import run_ids
 from launcher.spec import JobSpec
 from launcher.target import Target
 

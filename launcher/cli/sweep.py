@@ -24,8 +24,11 @@ from launcher.cli.terminal import Terminal, bar, discard, metrics_text, values_t
 from launcher.driver import RENEW_S, is_alive, renew_lease, this_process
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE, LauncherError, LedgerConflict, UsageError
 from launcher.events import CancelRequested, Driving, ResumeRequested
+from launcher.layout import cell_id, progress_path
 from launcher.overrides import vary
-from launcher.run import Record, Run, cell_id, check_id, entries, progress_path
+from launcher.record import Record, check_id
+from launcher.run import Run
+from launcher.runs import entries
 from launcher.spec import JobSpec, runs_of
 from launcher.spec_sweep import cells
 from launcher.state import RunState

@@ -9,8 +9,9 @@ from launcher import shell
 from launcher.address import here, is_local, own
 from launcher.cli.common import wanted
 from launcher.errors import UsageError
+from launcher.layout import files_prefix
 from launcher.mirror import refresh
-from launcher.run import Run, files_prefix
+from launcher.run import Run
 from launcher.storage import Entry, Unreachable
 from launcher.sweep import Sweep
 

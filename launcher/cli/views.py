@@ -10,7 +10,9 @@ from launcher.cli.common import damage_named, print_json, runs_root, wanted, wan
 from launcher.cli.scheduler import Hint, Scheduler, in_words
 from launcher.cli.terminal import Terminal, ago, bar, clock, metric_text, metrics_text, short, value_text, values_text
 from launcher.errors import LauncherError
-from launcher.run import RECORD, SWEEP, Entry, Run, entries
+from launcher.record import RECORD, SWEEP
+from launcher.run import Run
+from launcher.runs import Entry, entries
 from launcher.status import brief
 from launcher.status import status as status_of
 from launcher.sweep import Sweep, summary, sweep_brief

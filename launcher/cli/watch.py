@@ -8,7 +8,8 @@ from launcher.cli.place import detach, kind_of
 from launcher.cli.terminal import Terminal
 from launcher.driver import LAPSE_S
 from launcher.errors import LauncherError
-from launcher.run import Run, entries, open_run
+from launcher.run import Run
+from launcher.runs import entries, open_run
 from launcher.status import living_driver
 
 

@@ -14,9 +14,10 @@ from launcher.cli.terminal import Terminal, clock
 from launcher.diagnosis import ended, kind_of
 from launcher.errors import UsageError
 from launcher.kinds import Kind
+from launcher.layout import attempt_folder, log_path
 from launcher.output import end, last_written
 from launcher.policy import Cause
-from launcher.run import Run, attempt_folder, failures, log_path
+from launcher.run import Run, failures
 from launcher.state import Attempt
 from launcher.status import status
 

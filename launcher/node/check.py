@@ -16,7 +16,7 @@ from typing import Any
 from launcher.errors import LauncherError, UsageError
 from launcher.node.environment import Place
 from launcher.node.provenance import check_modules
-from launcher.run import code_from
+from launcher.record import code_from
 from launcher.spec import JobSpec
 
 

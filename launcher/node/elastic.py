@@ -176,7 +176,7 @@ class VirtualRanks(Callback):
     # -- data
 
     def _prepared(self, trainer: Trainer, loader: object, *, shuffle: bool) -> object:
-        """The loader as Lightning would prepare it for one of the original ranks; `_Order` says for which."""
+        """The loader as Lightning would prepare it for one of the original ranks; `Order` says for which."""
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             what = loader.dataset if isinstance(loader, DataLoader) else loader
             raise self._refusal(f"nobody can divide the stream of train_dataloader ({type(what).__name__})")

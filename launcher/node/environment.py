@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from launcher.run import files_folder
+from launcher.layout import files_folder
 
 Accelerator = Literal["gpu", "cpu", "xla"]
 """`xla`: whatever PJRT_DEVICE names, by torch_xla."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from launcher.checkpoints import newest_attempt
 from launcher.errors import Fenced, LauncherError
-from launcher.run import Run, progress_path
+from launcher.layout import progress_path
+from launcher.run import Run
 
 PERIOD_S = 1.0
 LOOK_S = 5.0

@@ -7,8 +7,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from launcher.node import loops
-from launcher.node.data import Deal, ExactLoader, Position, require_resumable
+from launcher.node.data import ExactLoader, require_resumable
 from launcher.node.elastic import VirtualRanks
+from launcher.node.order import Deal, Position
 from launcher.node.seeding import mix
 
 

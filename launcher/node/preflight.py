@@ -26,12 +26,13 @@ import launcher
 from launcher.address import is_local
 from launcher.checkpoints import in_order, newest_attempt
 from launcher.errors import LauncherError
+from launcher.layout import attempt_folder, code_home, progress_path, spec_path
 from launcher.node.environment import Place
 from launcher.node.hosts import compare, hosts_of, named
 from launcher.node.provenance import versions
 from launcher.node.rollcall import Answers, Line, RollCall, connect, listen
 from launcher.node.stop import StopFlag, Stopped
-from launcher.run import Run, attempt_folder, code_home, progress_path, spec_path
+from launcher.run import Run
 
 PATIENCE_S = 300.0
 """For ranks that have not come. One whose process has died is seen long before by whoever started it."""

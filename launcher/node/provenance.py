@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import LauncherError, UsageError
+from launcher.layout import code_home, environment_path
 from launcher.node.environment import Place
-from launcher.run import Code, Run, code_home, environment_path
+from launcher.record import Code
+from launcher.run import Run
 from launcher.state import Attempt
 
 _NAMED = 10

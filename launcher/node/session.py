@@ -15,21 +15,19 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from launcher.address import is_local
 from launcher.errors import LauncherError
-from launcher.mirror import Mirror
 from launcher.node import accumulators, elastic, loops
 from launcher.node.buckets import settle_buckets
-from launcher.node.curves import Curves
+from launcher.node.curves import Curves, mirror
 from launcher.node.deviations import deviations
 from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
-from launcher.node.heartbeat import Heartbeat
 from launcher.node.loaders import Loaders, is_fitting
 from launcher.node.plain import plain
+from launcher.node.reports import Reports
 from launcher.node.saving import Saving
-from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, smallest
-from launcher.run import Run, files_prefix
+from launcher.node.stop import Agreement, StopFlag, Stopped, control_group, own_signals, smallest
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.state import Attempt
 
@@ -54,11 +52,8 @@ class Session(Callback):
         self._rank_state: accumulators.RankState | None = None
         self._before_validation: dict[str, Any] | None = None
         self._curves_before_validation: dict[str, Any] | None = None
-        self._heartbeat = Heartbeat(run, place.attempt) if place.rank == 0 else None
         self._saving: Saving | None = None
-        self._compute = ""
-        self._total_steps: int | None = None
-        self._metrics: dict[str, float | None] = {}
+        self.reports = Reports(run, place)
 
     def attach(self, trainer: Trainer, compute: str, curves: dict[str, Any] | None) -> None:
         """Take the places in the trainer that are the launcher's.
@@ -67,12 +62,12 @@ class Session(Callback):
             compute: the type that the precision really computes in.
             curves: how far the loggers' files reached at the checkpoint; None: the attempt begins at the beginning.
         """
-        self._compute = compute
-        if self._heartbeat:
-            files = Curves(trainer.loggers, self._run, _mirror(self._run, self._place))
+        if self._place.rank == 0:
+            files = Curves(trainer.loggers, self._run, mirror(self._run, self._place))
             files.rewind(curves)
             self._saving = Saving(self._run, self._place, self._policy, files)
-        _own_signals(trainer)
+        self.reports.begin(compute, self._saving)
+        own_signals(trainer)
         self._loaders = Loaders(self._seed, self._place.rank, lambda: self._between_steps(trainer), self._virtual)
         self._loaders.attach(trainer)
         begin_epoch = trainer.fit_loop.on_advance_start
@@ -108,7 +103,7 @@ class Session(Callback):
         # Early stopping's decision, which Lightning forgets; whoever changes a run wants it to go on.
         over = self._attempt.complete or saved["should_stop"]
         trainer.should_stop = over and not self._attempt.changed
-        self._metrics = saved["metrics"]
+        self.reports.restore(saved["metrics"])
         if saved["validation_due"]:
             self._saved_step = -1  # the state after the validation is another one
 
@@ -116,8 +111,7 @@ class Session(Callback):
         settle_buckets(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        total = trainer.estimated_stepping_batches
-        self._total_steps = int(total) if 0 < total < float("inf") else None
+        self.reports.count_steps(trainer)
         if self._restored:
             loops.enter(trainer, validation_due=self._restored["validation_due"])
             ranks, place = self._restored["ranks"], self._place
@@ -134,7 +128,7 @@ class Session(Callback):
                 log.warning("not exact when resumed: %s", sentence)
             for sentence in elastic.deviations(self._virtual.share, trainer):
                 log.warning("not as with %d ranks: %s", self._virtual.share.whole.ranks, sentence)
-        self._report(trainer, "train")
+        self.reports.report(trainer, "train")
 
     # -- at each batch
 
@@ -147,41 +141,16 @@ class Session(Callback):
     def on_test_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self._within_evaluation(trainer)
 
-    # -- reporting
-
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if self._heartbeat and self._heartbeat.due:
-            self._report(trainer, "train")
+        self.reports.report_if_due(trainer, "train")
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if self._heartbeat and self._heartbeat.due:
-            self._report(trainer, "validate")
-
-    def metrics(self, trainer: Trainer) -> dict[str, float | None]:
-        """The last value of everything that was logged; None where it is not finite (JSON has no NaN)."""
-        for name, value in trainer.callback_metrics.items():
-            self._metrics[name] = float(value) if math.isfinite(value) else None
-        return dict(self._metrics)
-
-    def _report(self, trainer: Trainer, stage: str, **more: Any) -> None:
-        if self._heartbeat:
-            self._heartbeat.report(
-                stage=stage,
-                step=trainer.global_step,
-                total_steps=self._total_steps,
-                epoch=trainer.current_epoch,
-                precision=str(trainer.precision),
-                compute=self._compute,
-                metrics=self.metrics(trainer),
-                **(self._saving.report if self._saving else {}),
-                **more,
-            )
+        self.reports.report_if_due(trainer, "validate")
 
     def close(self) -> None:
         if self._saving:
             self._saving.close()
-        if self._heartbeat:
-            self._heartbeat.close()
+        self.reports.close()
 
     def store_curves(self) -> None:
         """Make durable what was logged since the last checkpoint, as by a test. Raises OSError."""
@@ -197,8 +166,7 @@ class Session(Callback):
             Stopped: the checkpoint is durable; leave.
             Fenced: a newer attempt has begun.
         """
-        if self._heartbeat:
-            self._heartbeat.check()
+        self.reports.check()
         if self._saving:
             self._saving.at_step()
         agreed = self._between.ask(save=self._saving is not None and self._saving.is_due)
@@ -235,7 +203,7 @@ class Session(Callback):
             self._save = smallest(-int(is_best), self._group) < 0 or self._save
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._report(trainer, "test")
+        self.reports.report(trainer, "test")
         self._begin_evaluation(trainer, sum(trainer.test_loop.max_batches))
 
     def _begin_evaluation(self, trainer: Trainer, batches: float) -> None:
@@ -249,8 +217,7 @@ class Session(Callback):
         Raises:
             Stopped: the state from before the validation is written; leave. (After training there is nothing to write.)
         """
-        if self._heartbeat:
-            self._heartbeat.check()
+        self.reports.check()
         if self._batches_to_ask == 0:
             return
         self._batches_to_ask -= 1
@@ -262,7 +229,7 @@ class Session(Callback):
 
     def _leave(self, trainer: Trainer, stage: str) -> None:
         self.drain(trainer)
-        self._report(trainer, stage, left=signal.Signals(self._stop).name)
+        self.reports.report(trainer, stage, left=signal.Signals(self._stop).name)
         raise Stopped
 
     def drain(self, trainer: Trainer) -> None:
@@ -301,7 +268,7 @@ class Session(Callback):
             loops.before_validation(checkpoint["loops"])
         checkpoint["launcher"] = {
             "should_stop": trainer.should_stop,
-            "metrics": self.metrics(trainer),
+            "metrics": self.reports.metrics(trainer),
             "validation_due": validation_due,
             "virtual": self._virtual.state(trainer),
             "ranks": ranks,
@@ -319,26 +286,9 @@ class Session(Callback):
         return every is not None and step // every > self._saved_step // every
 
 
-def _mirror(run: Run, place: Place) -> Mirror | None:
-    """Of what the loggers write, where that is not in the run directory."""
-    if is_local(place.run_dir):
-        return None
-    return Mirror(run.storage, files_prefix(place.attempt), place.files)
-
-
 def _swaps_for_validation(trainer: Trainer) -> bool:
     """Whether somebody may have put other weights in the model for a validation, as weight averaging does."""
     hooks = ("on_validation_start", "on_validation_epoch_start")
     theirs = [one for one in trainer.callbacks if not isinstance(one, Session)]  # type: ignore[attr-defined]
     of_callbacks = any(is_overridden(hook, one, Callback) for hook in hooks for one in theirs)
     return of_callbacks or any(is_overridden(hook, trainer.lightning_module) for hook in hooks)
-
-
-def _own_signals(trainer: Trainer) -> None:
-    """One owner of signals: switch off both of Lightning's.
-
-    Its handler broadcasts from within the signal handler, which deadlocks when ranks are signalled at different
-    instants, and its loop broadcasts once a step to make up for it.
-    """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

@@ -3,9 +3,12 @@
 import signal
 import time
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.diagnosis import STOP_SIGNALS
+
+if TYPE_CHECKING:  # signals are taken care of before torch is imported
+    from lightning.pytorch import Trainer
 
 CHECK_S = 0.5
 """How often the ranks ask one another. A stop is agreed within about this time."""
@@ -30,6 +33,16 @@ class StopFlag:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+
+
+def own_signals(trainer: "Trainer") -> None:
+    """Switch off both of Lightning's ways of handling SIGTERM.
+
+    Its handler broadcasts from within the signal handler, which deadlocks when ranks are signalled at different
+    instants, and its loop broadcasts once a step to make up for it.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 class Agreed(NamedTuple):

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from launcher.checkpoints import read_manifest
 from launcher.elastic import check_size, global_batch
 from launcher.events import FORMAT
+from launcher.layout import finished_path, spec_path
 from launcher.node.elastic import VirtualRanks
 from launcher.node.environment import Place
 from launcher.node.precision import computed_type
@@ -20,7 +21,7 @@ from launcher.node.start import await_start
 from launcher.node.stop import StopFlag
 from launcher.node.sums import TreeSums
 from launcher.node.trainer import build_model_and_data, build_trainer
-from launcher.run import Run, finished_path, spec_path
+from launcher.run import Run
 from launcher.spec import JobSpec
 
 
@@ -57,12 +58,12 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
         trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
         session.save(trainer, complete=True)
         session.drain(trainer)  # whatever happens in the test, nothing is trained again
-        session.metrics(trainer)  # before the test clears them
+        session.reports.metrics(trainer)  # before the test clears them
         if _can_test(model, data):
             trainer.test(model, datamodule=data, verbose=False)
         if place.rank == 0:
             session.store_curves()
-            _write_finished(run, place, trainer, session.metrics(trainer))
+            _write_finished(run, place, trainer, session.reports.metrics(trainer))
     finally:
         session.close()
 

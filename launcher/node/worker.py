@@ -18,12 +18,13 @@ from launcher.address import storage_at
 from launcher.diagnosis import UNWRITABLE
 from launcher.errors import Fenced, LauncherError
 from launcher.kinds import classified
+from launcher.layout import failure_path
 from launcher.node.environment import Place, adopt_slurm_numbers, die_with_parent, place_from
 from launcher.node.preflight import Preflight
 from launcher.node.start import choose_start
 from launcher.node.stop import StopFlag, Stopped
 from launcher.oom import oom_kills, oom_kills_since
-from launcher.run import Run, failure_path
+from launcher.run import Run
 
 log = logging.getLogger("launcher")
 

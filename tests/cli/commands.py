@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launcher.driver import start_ticks
-from launcher.run import Run, open_run
+from launcher.run import Run
+from launcher.runs import open_run
 from launcher.state import Attempt
 from launcher.status import status
 

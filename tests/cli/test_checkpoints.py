@@ -13,7 +13,8 @@ from launcher.cli.parser import expanded
 from launcher.driver import this_process
 from launcher.errors import FAILED, USAGE
 from launcher.events import CheckpointSaved, CheckpointsDropped, Driving
-from launcher.run import Run, open_run
+from launcher.run import Run
+from launcher.runs import open_run
 from launcher.storage import Storage
 
 STEPS = 200

@@ -13,7 +13,8 @@ import pytest
 from cli.commands import JOBS, SOON, Command, Done, Shell, ranks_of, trains, within
 from cli.test_interruption import tensors
 from launcher.errors import FINISHED, USAGE
-from launcher.run import Run, attempt_folder
+from launcher.layout import attempt_folder
+from launcher.run import Run
 
 RAISES = 'raise RuntimeError("the tree was edited")\n'
 FINDER = """\

@@ -14,7 +14,9 @@ from launcher.cli.why import _ANSWERS
 from launcher.errors import FINISHED, USAGE
 from launcher.events import AttemptEnded, AttemptStarted, AttemptStarting, ResumeRequested, RunEnded
 from launcher.kinds import Kind
-from launcher.run import Record, Run, create_run, failure_path, log_path
+from launcher.layout import failure_path, log_path
+from launcher.record import Record
+from launcher.run import Run, create_run
 
 ERROR = {"type": "KeyError", "message": "'label'", "traceback": "Traceback ...\nKeyError: 'label'\n"}
 PEER = {"kind": "peer", "type": "RuntimeError", "message": "Connection closed by peer", "traceback": "Traceback ..."}

@@ -25,9 +25,9 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def bucket(emulator: str) -> str:
-    from launcher.gcs import _filesystem
+    from launcher.gcs_client import connection
 
-    _filesystem().mkdir("launcher-tests", acl=None, default_acl=None)
+    connection().mkdir("launcher-tests", acl=None, default_acl=None)
     return "launcher-tests"
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import faulty
 import pytest
 
-from launcher import gcs
+from launcher import gcs_client
 from launcher.gcs import GcsStorage, NoBucket
 from launcher.kinds import Kind, failure_kind
 from launcher.storage import Unreachable
@@ -52,7 +52,7 @@ class TestWhatPasses:
     def test_is_tried_again_whatever_is_done(
         self, storage: GcsStorage, network: faulty.Proxy, monkeypatch: pytest.MonkeyPatch, what: str
     ) -> None:
-        monkeypatch.setattr(gcs, "_CHUNK", 1 << 18)
+        monkeypatch.setattr("launcher.gcs._CHUNK", 1 << 18)
         large = bytes(range(251)) * 3000
         for method in ("GET", "POST", "DELETE"):
             network.fault(PASSING[what], method=method, times=2)
@@ -97,7 +97,7 @@ class TestWhatPasses:
     def test_a_stream_that_is_not_stored_as_it_was_sent_is_an_error_and_leaves_nothing(
         self, storage: GcsStorage, network: faulty.Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gcs, "_CHUNK", 1 << 18)
+        monkeypatch.setattr("launcher.gcs._CHUNK", 1 << 18)
         network.fault(faulty.loses_the_answer, url="upload_id=")
 
         with pytest.raises(Unreachable, match="bytes of 600000 were stored"), storage.writer("streamed") as stream:
@@ -108,9 +108,9 @@ class TestWhatPasses:
     def test_a_server_that_says_nothing_is_asked_again(
         self, place: str, network: faulty.Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gcs, "_made", {**gcs._made})
-        gcs._made.clear()
-        monkeypatch.setattr(gcs, "_SILENCE_S", 0.3)
+        monkeypatch.setattr(gcs_client, "_made", {**gcs_client._made})
+        gcs_client._made.clear()
+        monkeypatch.setattr(gcs_client, "_SILENCE_S", 0.3)
         network.fault(faulty.hangs(30), method="POST")
 
         begun = time.monotonic()
@@ -128,7 +128,7 @@ class TestWhatPasses:
     def test_is_an_error_after_a_time_and_no_fault_of_the_user(
         self, storage: GcsStorage, network: faulty.Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gcs, "PATIENCE_S", 0.5)
+        monkeypatch.setattr(gcs_client, "PATIENCE_S", 0.5)
         network.fault(BUSY, times=EVER)
 
         with pytest.raises(Unreachable, match=r"cannot create gs://.*/file: no good answer for 0\.5 s") as raised:
@@ -141,7 +141,7 @@ class TestWhatPasses:
     def test_is_an_error_too_where_nobody_listens(
         self, storage: GcsStorage, network: faulty.Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gcs, "PATIENCE_S", 0.2)
+        monkeypatch.setattr(gcs_client, "PATIENCE_S", 0.2)
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
 
         with pytest.raises(Unreachable, match=r"cannot read .*Cannot connect to host 127\.0\.0\.1"):
@@ -178,7 +178,7 @@ class TestWhatSomebodyHasToMend:
     def test_a_quota_is_named(
         self, storage: GcsStorage, network: faulty.Proxy, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
-        monkeypatch.setattr(gcs, "PATIENCE_S", 0.0)
+        monkeypatch.setattr(gcs_client, "PATIENCE_S", 0.0)
         network.fault(faulty.refuses(status, "Quota exceeded for storage.bytes", "quotaExceeded"), times=EVER)
 
         with pytest.raises(OSError, match=r"cannot write .*a quota is used up \(Quota exceeded") as raised:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from launcher.address import here, storage_at
-from launcher.run import Code, code_archive, code_home
+from launcher.layout import code_archive, code_home
+from launcher.record import Code
 from launcher.snapshot import staged, unpack
 from launcher.tree import survey
 

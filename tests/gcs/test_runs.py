@@ -22,8 +22,10 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from launcher.address import storage_at
 from launcher.checkpoints import in_order
+from launcher.layout import files_prefix
 from launcher.mirror import fetch
-from launcher.run import Run, files_prefix, open_run
+from launcher.run import Run
+from launcher.runs import open_run
 from launcher.storage import Storage
 
 SPEC = JOBS / "two_loggers.yaml"

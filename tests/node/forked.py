@@ -17,8 +17,10 @@ from launcher.backends.local import LocalBackend, Machine
 from launcher.checkpoints import in_order
 from launcher.driver import start_ticks
 from launcher.events import RunEnded
+from launcher.layout import log_path
 from launcher.node import training, worker  # noqa: F401 - as above
-from launcher.run import Record, Run, create_run, log_path
+from launcher.record import Record
+from launcher.run import Run, create_run
 from launcher.spec import JobSpec
 from launcher.supervise import Supervisor
 

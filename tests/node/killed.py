@@ -18,7 +18,8 @@ from launcher.checkpoints import FILE, FOLDER, Manifest, in_order, newest_whole
 from launcher.events import AttemptStarting, CheckpointSaved
 from launcher.node.start import choose_start
 from launcher.node.writer import Writer
-from launcher.run import Record, Run, create_run
+from launcher.record import Record
+from launcher.run import Run, create_run
 from launcher.spec import Checkpoint
 from launcher.storage import PosixStorage
 

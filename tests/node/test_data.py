@@ -19,7 +19,8 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from launcher.errors import LauncherError
-from launcher.node.data import ExactLoader, NotResumable, Position, require_resumable
+from launcher.node.data import ExactLoader, NotResumable, require_resumable
+from launcher.node.order import Position
 from launcher.node.seeding import mix, seed_all
 
 

@@ -23,7 +23,8 @@ from toys import Classifier, NoisyData, Signal
 
 from launcher.node.curves import Curves
 from launcher.node.loggers import build_loggers, identity
-from launcher.run import Run, open_run
+from launcher.run import Run
+from launcher.runs import open_run
 
 BOARD = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger"}
 TABLE = {"class_path": "lightning.pytorch.loggers.CSVLogger"}
@@ -479,7 +480,7 @@ class TestFiles:
         first.log(range(1))
         mark = first.curves.mark()
         now = time.time
-        monkeypatch.setattr("launcher.node.curves._CLOCK_WAIT_S", 0.1)
+        monkeypatch.setattr("launcher.node.boards._CLOCK_WAIT_S", 0.1)
         monkeypatch.setattr(time, "time", lambda: now() - 60)
 
         Attempt(run, mark, BOARD)

@@ -26,12 +26,14 @@ from launcher.address import storage_at
 from launcher.errors import Fenced
 from launcher.events import AttemptStarted, AttemptStarting, CheckpointSaved, Event
 from launcher.kinds import Kind, failure_kind
+from launcher.layout import progress_path
 from launcher.node import preflight, rollcall, training
 from launcher.node.environment import Place
 from launcher.node.hosts import Host, compare, named
 from launcher.node.preflight import NoRoom, Preflight, check_room
 from launcher.node.stop import StopFlag, Stopped
-from launcher.run import Code, Run, Tree, create_run, progress_path
+from launcher.record import Code, Tree
+from launcher.run import Run, create_run
 from launcher.storage import PosixStorage
 
 MakeRun = Callable[..., Run]

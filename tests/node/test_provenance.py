@@ -16,10 +16,12 @@ from forked import Training, log_of
 
 from launcher.errors import LauncherError, UsageError
 from launcher.events import AttemptEnded, AttemptStarting
+from launcher.layout import environment_path
 from launcher.node import provenance
 from launcher.node.environment import Place
 from launcher.node.provenance import Drift, ForeignModule, check_modules, check_provenance, differences, foreign
-from launcher.run import Code, Run, Tree, create_run, environment_path
+from launcher.record import Code, Tree
+from launcher.run import Run, create_run
 
 MakeRun = Callable[..., Run]
 

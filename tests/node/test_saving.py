@@ -11,8 +11,9 @@ from test_exact import curves, spec
 
 from launcher.checkpoints import in_order, read_manifest
 from launcher.kinds import Kind
+from launcher.layout import progress_path
 from launcher.policy import Cause
-from launcher.run import Run, failures, progress_path
+from launcher.run import Run, failures
 from launcher.status import status
 
 

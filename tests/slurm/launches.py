@@ -24,7 +24,9 @@ from cli.commands import LAUNCHER, Done
 from launcher.errors import LauncherError
 from launcher.events import AttemptEnded, AttemptResumes, AttemptStarting, CheckpointSaved, Submitted
 from launcher.events import Record as Entry
-from launcher.run import Record, Run, create_run, progress_path
+from launcher.layout import progress_path
+from launcher.record import Record
+from launcher.run import Run, create_run
 from launcher.spec import JobSpec
 from launcher.storage import PosixStorage
 from slurm.cluster import Cluster, ClusterError

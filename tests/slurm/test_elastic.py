@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from launcher.errors import USAGE
-from launcher.run import open_run
+from launcher.runs import open_run
 from slurm.cluster import Cluster
 from slurm.launches import SPEC, Launch, launch, launcher, written
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cli.commands import Done
 
-from launcher.run import log_path
+from launcher.layout import log_path
 from slurm.cluster import Cluster
 from slurm.launches import REPOSITORY, Launch, Nodes, clear, created, launch, launcher, submit, written
 

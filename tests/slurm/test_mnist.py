@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.run import open_run
+from launcher.runs import open_run
 from model.mnist import MNISTDataModule
 from slurm.cluster import Cluster
 from slurm.conftest import DATA

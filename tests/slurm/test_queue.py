@@ -10,7 +10,7 @@ import pytest
 from cli.commands import LAUNCHER, Done
 
 from launcher.events import Submitted, Submitting
-from launcher.run import open_run
+from launcher.runs import open_run
 from slurm.cluster import Cluster
 from slurm.launches import Launch, clear, launch, launcher, written
 

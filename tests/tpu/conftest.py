@@ -85,8 +85,8 @@ def runs(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         object_store.emulator(tmp_path_factory.mktemp("emulator"), cloud.address),
         pytest.MonkeyPatch.context() as patch,
     ):
-        from launcher.gcs import _filesystem
+        from launcher.gcs_client import connection
 
         patch.setenv("LAUNCHER_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
-        _filesystem().mkdir("runs", acl=None, default_acl=None)
+        connection().mkdir("runs", acl=None, default_acl=None)
         yield "gs://runs/tests"

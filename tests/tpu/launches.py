@@ -13,7 +13,8 @@ from typing import Any
 
 from launcher import snapshot, tree
 from launcher.address import below
-from launcher.run import Record, Run, create_run
+from launcher.record import Record
+from launcher.run import Run, create_run
 from launcher.spec import JobSpec
 from tpu.cloud import Cloud
 from tpu.slices import ZONE, eventually

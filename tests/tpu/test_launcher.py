@@ -12,7 +12,8 @@ import pytest
 from cli.commands import Command, Shell, state_of, within
 
 from launcher.events import ResumeRequested
-from launcher.run import Run, open_run
+from launcher.run import Run
+from launcher.runs import open_run
 from tpu.cloud import Cloud
 from tpu.slices import ZONE
 

@@ -7,7 +7,7 @@ import pytest
 from launcher.accelerator import check_xla, xla_refuses
 from launcher.backends.local import LocalBackend, Machine
 from launcher.errors import UsageError
-from launcher.run import Record
+from launcher.record import Record
 from launcher.spec import JobSpec
 
 GPUS = Machine(cpus=8, gpus=("0", "1"))

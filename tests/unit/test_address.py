@@ -34,7 +34,7 @@ def test_an_address_without_a_bucket_is_refused(given: str) -> None:
 
 
 def test_an_object_store_without_its_client_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.gcs._made", {})
+    monkeypatch.setattr("launcher.gcs_client._made", {})
     monkeypatch.setitem(sys.modules, "gcsfs", None)
 
     with pytest.raises(LauncherError, match=r"pip install 'launcher\[gcs\]'"):

@@ -15,7 +15,7 @@ from launcher.backend import Plan
 from launcher.backends.local import LocalBackend, Machine, this_host
 from launcher.backends.ranks import WORKER
 from launcher.errors import UsageError
-from launcher.run import Code, Record, Tree
+from launcher.record import Code, Record, Tree
 from launcher.spec import JobSpec
 
 GOLDEN = Path(__file__).with_name("golden")

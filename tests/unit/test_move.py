@@ -25,7 +25,9 @@ from launcher.events import (
     ResumeRequested,
     RunEnded,
 )
-from launcher.run import Run, code_home, open_run
+from launcher.layout import code_home
+from launcher.run import Run
+from launcher.runs import open_run
 from launcher.status import status
 from launcher.storage import PosixStorage, Storage
 from launcher.transfer import carry, reveal

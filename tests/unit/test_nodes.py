@@ -14,7 +14,7 @@ from launcher.cli.main import main
 from launcher.elastic import allowed_nodes, nodes_to_use
 from launcher.errors import FINISHED, UsageError
 from launcher.exactness import consequences
-from launcher.run import Record
+from launcher.record import Record
 from launcher.spec import JobSpec
 
 SPEC = "name: x\nmodel: {class_path: a.B}\nresources: {nodes: 2-4, tasks_per_node: 2}\n"

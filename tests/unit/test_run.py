@@ -12,21 +12,10 @@ import pytest
 
 from launcher.errors import USAGE, FormatTooNew, LauncherError, UsageError
 from launcher.events import AttemptStarting, ResumeRequested
-from launcher.run import (
-    Code,
-    Run,
-    Tree,
-    attempt_folder,
-    check_id,
-    create_run,
-    failure_path,
-    failures,
-    find_run,
-    finished_path,
-    log_path,
-    new_id,
-    run_ids,
-)
+from launcher.layout import attempt_folder, failure_path, finished_path, log_path
+from launcher.record import Code, Tree, check_id, new_id
+from launcher.run import Run, create_run, failures
+from launcher.runs import find_run, run_ids
 
 MakeRun = Callable[..., Run]
 

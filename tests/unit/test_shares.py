@@ -6,7 +6,7 @@ from launcher.backends.local import LocalBackend, Machine
 from launcher.elastic import GlobalBatch, allowed_sizes, check_size
 from launcher.errors import UsageError
 from launcher.node.shares import Share
-from launcher.run import Record
+from launcher.record import Record
 from launcher.spec import JobSpec
 
 

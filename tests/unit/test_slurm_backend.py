@@ -18,8 +18,10 @@ from launcher.backends.ranks import WORKER
 from launcher.backends.slurm.allocation import Start
 from launcher.backends.slurm.backend import SlurmBackend
 from launcher.errors import UsageError
+from launcher.layout import log_path
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Code, Record, Run, Tree, log_path
+from launcher.record import Code, Record, Tree
+from launcher.run import Run
 from launcher.spec import JobSpec
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -15,7 +15,8 @@ from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import comment
 from launcher.backends.slurm.submission import FOLDER, script_text, submit
 from launcher.events import AttemptEnded, AttemptStarting, Submitted, Submitting
-from launcher.run import Record, Run
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.state import Submission
 

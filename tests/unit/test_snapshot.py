@@ -13,7 +13,8 @@ import pytest
 
 from launcher import snapshot
 from launcher.errors import LauncherError, UsageError
-from launcher.run import Code, code_folder, diff_path
+from launcher.layout import code_folder, diff_path
+from launcher.record import Code
 from launcher.snapshot import digest_of, staged
 from launcher.tree import Source, in_words, largest, survey
 

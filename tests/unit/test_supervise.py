@@ -30,8 +30,9 @@ from launcher.events import (
     ResumeRequested,
     RunEnded,
 )
+from launcher.layout import log_path
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Run, log_path
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.state import RunState
 from launcher.storage import PosixStorage, Storage

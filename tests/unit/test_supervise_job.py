@@ -28,7 +28,8 @@ from launcher.events import (
     Submitting,
 )
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.state import Submission
 from launcher.storage import PosixStorage

@@ -19,7 +19,10 @@ from launcher.cli.terminal import Terminal, short
 from launcher.driver import this_process
 from launcher.errors import LauncherError, SpecError, UsageError
 from launcher.events import CancelRequested, Driving, Event, ResumeRequested, RunEnded
-from launcher.run import Code, Entry, Record, Run, Tree, code_home, entries, find, find_run
+from launcher.layout import code_home
+from launcher.record import Code, Record, Tree
+from launcher.run import Run
+from launcher.runs import Entry, entries, find, find_run
 from launcher.spec import JobSpec, parse_spec
 from launcher.spec_sweep import cells
 from launcher.sweep import (

@@ -29,7 +29,8 @@ from launcher.cli.views import status as show_status
 from launcher.errors import LauncherError, SpecError, UsageError
 from launcher.events import CancelRequested, Driver, Driving, Event, ResumeRequested, RunEnded, Submitted, Submitting
 from launcher.ledger import Ledger
-from launcher.run import Code, Record, Run, Tree
+from launcher.record import Code, Record, Tree
+from launcher.run import Run
 from launcher.spec import JobSpec, parse_spec
 from launcher.spec_sweep import cells
 from launcher.storage import PosixStorage

@@ -12,7 +12,7 @@ from launcher.backends.tpu.attempt import orders_of
 from launcher.backends.tpu.backend import TpuBackend, python_of
 from launcher.backends.tpu.slices import first_request
 from launcher.errors import UsageError
-from launcher.run import Code, Record, Tree
+from launcher.record import Code, Record, Tree
 from launcher.spec import JobSpec
 from launcher.spec_tpu import Tpu
 

@@ -21,8 +21,10 @@ from launcher.backends.slurm.job import exits_in, launch_failure, lost_hosts
 from launcher.diagnosis import attempt_cause
 from launcher.elastic import nodes_to_use
 from launcher.errors import UsageError
+from launcher.layout import attempt_folder, code_home, log_path, progress_path
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Record, Run, attempt_folder, code_home, failures, log_path, progress_path
+from launcher.record import Record
+from launcher.run import Run, failures
 from launcher.spec import JobSpec
 
 ENDS_S = 10.0

@@ -14,7 +14,8 @@ from launcher.backends.slurm import commands, script
 from launcher.backends.slurm.arrays import Element
 from launcher.backends.slurm.commands import SlurmError
 from launcher.backends.slurm.job import comment
-from launcher.run import Record, Run
+from launcher.record import Record
+from launcher.run import Run
 from launcher.spec import JobSpec
 from launcher.supervise import submit as write_down
 from launcher.sweep import Sweep

@@ -17,8 +17,9 @@ from launcher.backends.tpu.slices import Slice
 from launcher.backends.tpu.ssh import Key, Ssh
 from launcher.backends.tpu.states import Stand, View
 from launcher.diagnosis import attempt_cause
+from launcher.layout import attempt_folder, progress_path
 from launcher.policy import Cause, Phase, Seen
-from launcher.run import Run, attempt_folder, failures, progress_path
+from launcher.run import Run, failures
 from launcher.spec_tpu import Tpu
 
 LOOK_S = 3.0

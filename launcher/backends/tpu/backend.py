@@ -17,8 +17,10 @@ from launcher.backends.tpu.slices import check_zones, claim_path
 from launcher.backends.tpu.ssh import own_key
 from launcher.elastic import check_size
 from launcher.errors import UsageError
+from launcher.layout import code_archive, code_folder, code_root, log_path, spec_path
 from launcher.policy import Seen
-from launcher.run import Record, Run, code_archive, code_folder, code_root, log_path, spec_path
+from launcher.record import Record
+from launcher.run import Run
 from launcher.snapshot import import_path
 from launcher.spec import JobSpec
 from launcher.spec_tpu import Tpu

@@ -19,8 +19,8 @@ from launcher.backends.tpu.errors import ELSEWHERE, PASSING, Json, TpuError, Tro
 from launcher.backends.tpu.machines import runtime_of
 from launcher.backends.tpu.states import Stand, View, view
 from launcher.errors import UsageError
+from launcher.layout import attempt_folder
 from launcher.policy import Cause
-from launcher.run import attempt_folder
 from launcher.spec_fields import seconds
 from launcher.spec_tpu import OWN, Tpu
 from launcher.storage import Storage
