@@ -90,6 +90,6 @@ def _changed(found: Run, state: RunState, overrides: list[str]) -> JobSpec:
     if not found.record.site:
         return spec
     target = Target.model_validate(found.record.site)
-    spec = placed(spec, target)
+    spec = placed(spec, target, every)
     check_fits(spec, target)
     return spec
