@@ -32,13 +32,13 @@ _DETACH_S = 30.0
 
 
 def spec_and_target(args: argparse.Namespace) -> tuple[JobSpec, Target]:
-    """The spec of the call with the defaults of its target.
+    """The spec of the call as it runs on its target.
 
     Raises:
         SpecError: either is wrong, or the spec asks for what the target does not have, as far as that was learned.
     """
     target = load_target(args.on)
-    spec = placed(load_spec(Path(args.spec), args.overrides), target)
+    spec = placed(load_spec(Path(args.spec), args.overrides), target, args.overrides)
     check_fits(spec, target)
     return spec, target
 

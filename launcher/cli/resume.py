@@ -110,7 +110,7 @@ def _intended(found: Run, state: RunState, args: argparse.Namespace) -> tuple[Re
     every = [*record.overrides, *state.overrides, *args.overrides]
     spec = parse_spec(record.spec_text, source=record.spec_file, overrides=every)
     if target:
-        spec = placed(spec, target)
+        spec = placed(spec, target, every)
         check_fits(spec, target)
     resolved = spec.model_dump(mode="json", exclude_unset=True)
     return replace(record, spec=resolved), spec, replace(event, spec=resolved)
