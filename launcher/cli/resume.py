@@ -55,7 +55,7 @@ def resume(args: argparse.Namespace) -> int:
             terminal.line(f"change: {sentence}")
         event = replace(event, overrides=tuple(args.overrides), spec=resolved)
     plan = backend_of(found.record).plan(found.storage.root, found.now, spec, len(state.attempts) + 1)
-    check_reach(found.record, spec)
+    check_reach(found.record, spec, found.storage.root)
     if args.code:
         with staged_code(spec, found.record, found.storage.root) as staged:
             if not args.no_check:
