@@ -24,6 +24,7 @@ from launcher.run import Run
 from launcher.spec import JobSpec, load_spec, runs_of
 from launcher.state import RunState
 from launcher.status import status
+from launcher.storage import try_out
 from launcher.supervise import Supervisor
 from launcher.sweep import Sweep
 from launcher.target import Target, load_target, placed
@@ -94,16 +95,19 @@ def world_size(record: Record, spec: JobSpec, plan: Plan) -> int:
     return len(plan.ranks) if kind_of(record) == "tpu" else spec.resources.most_nodes * plan.tasks_per_node
 
 
-def check_reach(record: Record, spec: JobSpec) -> None:
-    """Ask the run's target whether it would take it, before there is anything of the run.
+def check_reach(record: Record, spec: JobSpec, run_dir: str) -> None:
+    """Ask the run's target, and an object store, whether they would take it, before there is anything of the run.
 
     Raises:
-        LauncherError: it would not: who may what, and what there is.
+        LauncherError: the target would not: who may what, and what there is.
+        OSError: nor would the store.
     """
     if kind_of(record) == "tpu":
         from launcher.backends.tpu.backend import TpuBackend
 
         TpuBackend((record.site or {}).get("api_endpoint")).check(spec)
+    if not is_local(run_dir):
+        try_out(storage_at(run_dir))
 
 
 def in_allocation() -> bool:

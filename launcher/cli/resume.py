@@ -62,7 +62,7 @@ def resume(args: argparse.Namespace) -> int:
     record, spec, event = _intended(found, state, args)
     address = move.address_for(found, record, args.to) if moving else found.storage.root
     plan = backend_of(record).plan(address, record, spec, len(state.attempts) + 1)
-    check_reach(record, spec)
+    check_reach(record, spec, address)
     changes = move.differences(found, record, spec, plan) if moving else consequences(found.now.spec, record.spec)
     for sentence in changes:
         terminal.line(f"change: {sentence}")

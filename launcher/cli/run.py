@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     source = _source(args)
     plan = backend_of(record).plan(run_dir, record, spec, 1)
     record = replace(record, ranks=world_size(record, spec, plan))
-    check_reach(record, spec)
+    check_reach(record, spec, run_dir)
     terminal = terminal_of(args)
     with staged_code(spec, record, run_dir) as staged:
         if not args.no_check:

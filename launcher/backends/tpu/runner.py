@@ -41,9 +41,10 @@ CHIPS_S = 10.0
 MOST = 1 << 20
 """Bytes of a log in one answer."""
 BEGINS_S = 20.0
+NOT_ALLOWED = 77
+"""Exit code of arrival.py (EX_NOPERM), whose last line says what somebody has to give this host's account."""
 OLDEST = (3, 11)
 """Python of the ranks."""
-UNPACK = "import sys; from launcher.snapshot import unpack; unpack(sys.argv[1])"
 SHIP = """
 import sys
 from pathlib import Path
@@ -120,6 +121,14 @@ def unpack(library: str, target: Path) -> None:
 class Ended(Exception):
     """The ranks are not to be started."""
 
+    def __init__(self, said: str, cause: str) -> None:
+        """
+        Args:
+            cause: "stopped"; "error", to be mended by somebody; "infra", which may go better elsewhere.
+        """
+        super().__init__(said)
+        self.cause = cause
+
 
 class Runner:
     def __init__(self, folder: Path) -> None:
@@ -139,7 +148,7 @@ class Runner:
             self.prepare()
             self.start()
         except Ended as ended:
-            self.enter("failed", said=str(ended))
+            self.enter("failed", said=str(ended), cause=ended.cause)
             return
         self.watch()
         if self.told.is_set():
@@ -191,7 +200,8 @@ class Runner:
         self.call(f"tpu.python: {order['python']}", [order["python"], "-c", check])
         if order["archive"]:
             self.enter("code")
-            self.call("the code cannot be brought here", [order["argv"][0], "-c", UNPACK, order["archive"]])
+            bring = ["-m", "launcher.backends.tpu.arrival", order["env"]["LAUNCHER_RUN_DIR"], order["archive"]]
+            self.call("the code cannot be brought here", [order["argv"][0], *bring], cause="infra")
 
     def make_environment(self, target: Path) -> None:
         """These packages in a virtual environment of their own; made anew unless it was made as a whole."""
@@ -206,8 +216,8 @@ class Runner:
         self.call("tpu.packages", [*install, *self.order["packages"]])
         whole.touch()
 
-    def call(self, what: str, argv: list[str]) -> None:
-        """Run a program to its end. Raises Ended: it has failed, or a stop is asked for."""
+    def call(self, what: str, argv: list[str], cause: str = "error") -> None:
+        """Run a program to its end. Raises Ended: it has failed, for this cause, or a stop is asked for."""
         file = self.folder / "setup.log"
         with file.open("ab") as log:
             log.write(f"# {what}\n".encode())
@@ -217,22 +227,24 @@ class Runner:
             try:
                 child = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             except OSError as error:
-                raise Ended(f"{what}: {error}") from None
+                raise Ended(f"{what}: {error}", "error") from None
             while child.poll() is None:
                 if self.stops():
                     child.terminate()
-                    raise Ended("stopped before the ranks were started")
+                    raise Ended("stopped before the ranks were started", "stopped")
                 time.sleep(0.05)
         if child.returncode:
             said = file.read_bytes()[began:][-4000:].decode(errors="replace").strip().splitlines()
-            raise Ended(f"{what}: exit code {child.returncode}: {' | '.join(said[-5:])}")
+            if child.returncode == NOT_ALLOWED:
+                raise Ended(f"{what}: {said[-1]}", "error")
+            raise Ended(f"{what}: exit code {child.returncode}: {' | '.join(said[-5:])}", cause)
 
     # The ranks
 
     def start(self) -> None:
         free_chips()
         if self.stops():
-            raise Ended("stopped before the ranks were started")
+            raise Ended("stopped before the ranks were started", "stopped")
         order = self.order
         Path(order["workdir"]).mkdir(parents=True, exist_ok=True)
         env = {**os.environ, **order["env"], "LAUNCHER_PARENT": str(os.getpid())}
