@@ -9,7 +9,7 @@ import urllib.request
 
 from launcher.address import storage_at
 from launcher.backends.tpu.runner import NOT_ALLOWED
-from launcher.gcs import SCHEME, NoBucket
+from launcher.gcs_client import SCHEME, NoBucket
 from launcher.snapshot import unpack
 from launcher.storage import Denied, try_out
 
