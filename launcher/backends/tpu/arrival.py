@@ -9,7 +9,8 @@ import urllib.request
 
 from launcher.address import storage_at
 from launcher.backends.tpu.runner import NOT_ALLOWED
-from launcher.gcs_client import SCHEME, NoBucket
+from launcher.gcs import NoBucket
+from launcher.gcs_client import SCHEME
 from launcher.snapshot import unpack
 from launcher.storage import Denied, try_out
 
