@@ -15,6 +15,7 @@ from launcher.run import Run, create_run
 pytest.register_assert_rewrite("storage_contract")
 
 REPOSITORY = Path(__file__).parent.parent
+XLA = REPOSITORY / ".venv-xla"
 MODEL = {"class_path": "model.mnist.MNISTClassifier"}
 
 
@@ -22,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
 
 
-LONG = ("tpu/test_launcher.py", "tpu/test_runs.py")
+LONG = ("tpu/test_launcher.py", "tpu/test_mnist.py", "tpu/test_runs.py")
 """Minutes of waiting, for which CI has no room while suites run one after the other."""
 collect_ignore = [] if "LAUNCHER_LONG_TESTS" in os.environ else [*LONG]
 
@@ -30,6 +31,17 @@ collect_ignore = [] if "LAUNCHER_LONG_TESTS" in os.environ else [*LONG]
 def pytest_report_header() -> str:
     left_out = ", ".join(f"tests/{file}" for file in collect_ignore)
     return f"NOT TESTED without LAUNCHER_LONG_TESTS=1: {left_out}" if left_out else "all tests, long ones too"
+
+
+@pytest.fixture(scope="session")
+def xla_python() -> Path:
+    """Of the environment that has torch_xla."""
+    if not (XLA / "requirements.sha256").exists():
+        said = "NOT TESTED: trainer.strategy: xla; scripts/setup-xla makes .venv-xla, which it needs"
+        if os.environ.get("CI"):
+            pytest.fail(said)
+        pytest.skip(said)
+    return XLA / "bin/python"
 
 
 @pytest.fixture

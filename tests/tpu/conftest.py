@@ -15,11 +15,13 @@ from tpu.cloud.packages import NEEDED
 
 STATE = state_folder() / "tests"
 GRACE_S = 3.0
-# Hosts run this Python, and what is installed for it.
+REPOSITORY = Path(__file__).parents[2]
+DATA = Path(os.environ.get("LAUNCHER_DATA") or REPOSITORY / "data").absolute()
+# Hosts run this Python, and what is installed for it, or that with torch_xla.
 PYTHON = {folder for folder in (sys.prefix, sys.base_prefix) if not folder.startswith("/usr")}
-SETTINGS = Settings(
-    create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, grace_seconds=GRACE_S, shared=tuple(sorted(PYTHON))
-)
+XLA = {str(folder) for folder in (REPOSITORY / ".venv-xla",) if folder.is_dir()}
+SHARED = tuple(sorted({str(DATA), *PYTHON, *XLA}))
+SETTINGS = Settings(create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, grace_seconds=GRACE_S, shared=SHARED)
 ALONE = Settings(hosts="none", create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, operation_seconds=0.05)
 
 
@@ -45,6 +47,7 @@ def make(possible: None) -> Callable[[str], Cloud]:
     for folder in STATE.glob("[abc]*"):
         if not Path(f"/proc/{int(folder.name[1:], 16)}").exists():
             Cloud(folder.name, STATE).down(wipe=True)
+    DATA.mkdir(parents=True, exist_ok=True)  # it is shared
     return lambda letter: Cloud(f"{letter}{os.getpid():x}", STATE)
 
 
