@@ -165,7 +165,8 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
             return replace(state, cancelling=True, saves_first=event.checkpoint)
         case ResumeRequested():
             state = replace(state, cancelling=False, saves_first=False, ended=None, ended_at=None)
-            state = replace(state, submission=None, excluded=(), budget_from=len(state.attempts))
+            # Whoever drove it has left, or was taken for dead, and is not to wake up and start something elsewhere.
+            state = replace(state, driver=None, submission=None, excluded=(), budget_from=len(state.attempts))
             state = replace(state, code=event.code or state.code, spec=event.spec or state.spec)
             if event.target is not None:
                 state = replace(state, target=event.target, site=event.site)

@@ -171,6 +171,7 @@ class TestFold:
     def test_a_run_that_was_resumed_elsewhere_is_there_until_it_is_resumed_elsewhere_again(self) -> None:
         there = ResumeRequested(by="me", target="lab", site={"kind": "slurm"}, spec={"name": "there"})
 
+        assert state_of(Driving(driver=ME), there).driver is None
         state = state_of(there, ResumeRequested(by="me"))
         assert (state.target, state.site, state.spec) == ("lab", {"kind": "slurm"}, {"name": "there"})
         assert (state.overrides, state.changed_after) == ((), 0)

@@ -11,11 +11,12 @@ import pytest
 from fake_slurm import FakeSlurm
 
 from launcher import snapshot, tree
+from launcher.backends.local import LocalBackend
 from launcher.cli import move
 from launcher.cli.place import kind_of
 from launcher.cli.terminal import Terminal
 from launcher.driver import renew_lease, this_machine, this_process
-from launcher.errors import LauncherError, LedgerConflict, UsageError
+from launcher.errors import LauncherError, LedgerConflict, NotTheDriver, UsageError
 from launcher.events import (
     AttemptEnded,
     AttemptStarted,
@@ -28,8 +29,10 @@ from launcher.events import (
 from launcher.layout import code_home
 from launcher.run import Run
 from launcher.runs import open_run
+from launcher.spec import JobSpec
 from launcher.status import status
 from launcher.storage import PosixStorage, Storage
+from launcher.supervise import Supervisor
 from launcher.transfer import carry, reveal
 
 MakeRun = Callable[..., Run]
@@ -207,6 +210,19 @@ def test_a_run_is_where_it_was_resumed_last(run: Run) -> None:
     assert (kind_of(run.record), kind_of(run.now), run.now.target) == ("local", "slurm", "lab")
     shown = status(run)
     assert (shown["target"], [one["target"] for one in shown["attempts"]]) == ("lab", ["local"])
+
+
+def test_a_driver_that_was_only_taken_for_dead_starts_nothing_where_the_run_no_longer_is(make_run: MakeRun) -> None:
+    run = make_run()
+    supervisor = Supervisor(run, JobSpec.model_validate(run.record.spec), LocalBackend())
+    supervisor.take_over()
+    state = run.ledger.refresh()
+    run.ledger.append(ResumeRequested(by="me", target="lab", site={"kind": "slurm"}), after=state.version)
+
+    with pytest.raises(NotTheDriver, match="run: resumed by somebody else"):
+        supervisor.step()
+
+    assert run.ledger.refresh().attempts == ()
 
 
 class TestSettled:
