@@ -4,8 +4,10 @@ Nobody drives a run while it moves. What was brought to another address becomes 
 event before it, `Moved`, is the last of the old ledger: so there is never a moment with two runs that could go on.
 """
 
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from launcher.address import absolute, below, is_local, split, storage_at
@@ -25,6 +27,10 @@ from launcher.state import RunState
 from launcher.status import last_step
 from launcher.transfer import arrived, carry, reveal
 from launcher.tree import in_words
+
+_MEMORY = ("tmpfs", "ramfs")
+_DISKS = ("btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "xfs", "zfs")
+_SHARED = "FOLDER, with one that all nodes see"
 
 
 def check_alone(run: Run) -> None:
@@ -65,16 +71,39 @@ def address_for(run: Run, record: Record, to: str | None) -> str:
     address = below(absolute(to), run.id) if to else run.storage.root
     if kind_of(record) == "tpu" and is_local(address):
         raise _unseen(run, record, address, "hosts of Cloud TPU do not see", "gs://BUCKET/FOLDER")
-    if kind_of(record) == "slurm" and not is_local(address):
-        raise _unseen(run, record, address, "jobs of Slurm do not run in", "FOLDER, with one that all nodes see")
+    if kind_of(record) == "slurm":
+        if not is_local(address):
+            raise _unseen(run, record, address, "jobs of Slurm do not run in", _SHARED)
+        if (kind := _filesystem(address)) in _MEMORY:
+            raise _unseen(run, record, address, f"is in the memory of this machine ({kind})", _SHARED)
     return address
 
 
 def _unseen(run: Run, record: Record, address: str, which: str, to: str) -> UsageError:
     return UsageError(
-        f"{run.id}: its directory would be {address}, which {which}; have it brought to where it can go on: "
+        f"{run.id}: its directory would be {address}, which {which}; have it brought to where it is seen: "
         f"launcher resume {run.id} --on {record.target} --to {to}"
     )
+
+
+def _filesystem(path: str) -> str:
+    """The kind that a path is on, or will be; "" where the system does not say."""
+    real, found = os.path.realpath(path), ("", "")
+    for mounted, kind in _mounts():
+        if f"{real}/".startswith(f"{mounted.rstrip('/')}/") and len(mounted) >= len(found[0]):  # the last one is on top
+            found = mounted, kind
+    return found[1]
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    """Where, and what kind. Source: proc(5), /proc/pid/mountinfo; a space is \\040 there."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        about, _, source = line.partition(" - ")
+        yield about.split()[4].replace("\\040", " "), source.split()[0]
 
 
 def differences(run: Run, record: Record, spec: JobSpec, plan: Plan) -> list[str]:
@@ -93,6 +122,8 @@ def differences(run: Run, record: Record, spec: JobSpec, plan: Plan) -> list[str
     resolved = spec.model_dump(mode="json", exclude_unset=True)
     said += consequences(now.spec, resolved, moving=True)
     deterministic = bool(spec.trainer.deterministic)
+    if kind_of(record) == "slurm" and (kind := _filesystem(plan.run_dir)) in _DISKS:
+        said.append(f"directory: {plan.run_dir} is on a disk of this machine ({kind}): all nodes have to see that")
     kept = guarantee(layout.accelerator, layout.ranks, deterministic=deterministic, exact=spec.exact)
     return [*said, f"resumed there: {kept}"]
 

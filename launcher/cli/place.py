@@ -106,6 +106,10 @@ def check_reach(record: Record, spec: JobSpec, run_dir: str) -> None:
         from launcher.backends.tpu.backend import TpuBackend
 
         TpuBackend((record.site or {}).get("api_endpoint")).check(spec)
+    elif kind_of(record) == "slurm" and not in_allocation():
+        from launcher.backends.slurm.submission import check_here
+
+        check_here()
     if not is_local(run_dir):
         try_out(storage_at(run_dir))
 

@@ -99,19 +99,19 @@ def _take_over(found: Run, state: RunState, args: argparse.Namespace) -> int:
 def _intended(found: Run, state: RunState, args: argparse.Namespace) -> tuple[Record, JobSpec, ResumeRequested]:
     """Target and spec as they are to be from now on, and the event that says so."""
     record, event = found.now, ResumeRequested(by=who(), overrides=tuple(args.overrides))
-    target = Target.model_validate(record.site) if record.site else None
-    if args.on:
-        target = load_target(args.on)
-        record = replace(record, target=args.on, site=site_of(target))
-        event = replace(event, target=record.target, site=record.site)
     if not args.overrides and not args.on:
         return record, JobSpec.model_validate(record.spec), event
+    # The record has none for this machine, whose own file may say something all the same.
+    target = (
+        Target.model_validate(record.site) if record.site and not args.on else load_target(args.on or record.target)
+    )
+    if args.on:
+        record = replace(record, target=args.on, site=site_of(target))
+        event = replace(event, target=record.target, site=record.site)
     # The spec as it was written, with all that was changed since, and now.
     every = [*record.overrides, *state.overrides, *args.overrides]
-    spec = parse_spec(record.spec_text, source=record.spec_file, overrides=every)
-    if target:
-        spec = placed(spec, target, every)
-        check_fits(spec, target)
+    spec = placed(parse_spec(record.spec_text, source=record.spec_file, overrides=every), target, every)
+    check_fits(spec, target)
     resolved = spec.model_dump(mode="json", exclude_unset=True)
     return replace(record, spec=resolved), spec, replace(event, spec=resolved)
 
