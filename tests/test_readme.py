@@ -16,8 +16,8 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 
 
-_ELSEWHERE = ("## On a SLURM cluster", "## On Cloud TPU VMs")
-"""These commands need one: tests/slurm/test_readme.py and tests/tpu/test_readme.py run them."""
+_ELSEWHERE = ("## On a SLURM cluster", "## On Cloud TPU VMs", "## From place to place")
+"""These commands need more: tests/slurm/test_readme.py, tests/tpu/test_readme.py and tests/across run them."""
 
 
 def commands() -> list[str]:
