@@ -14,7 +14,7 @@ from launcher.storage import Storage
 
 RENEW_S = 10.0
 LAPSE_S = 60.0
-_LEASE = "lease.json"
+LEASE = "lease.json"
 
 
 def this_process(job: str = "") -> Driver:
@@ -54,12 +54,12 @@ def is_alive(driver: Driver, storage: Storage) -> bool:
 
 def renew_lease(storage: Storage, driver: Driver) -> None:
     lease = {"pid": driver.pid, "machine": driver.machine, "renewed": time.time()}
-    storage.replace(_LEASE, json.dumps(lease).encode())
+    storage.replace(LEASE, json.dumps(lease).encode())
 
 
 def _renewed_at(storage: Storage, driver: Driver) -> float:
     try:
-        lease = json.loads(storage.read(_LEASE))
+        lease = json.loads(storage.read(LEASE))
     except FileNotFoundError:
         return 0.0
     ours = (lease["pid"], lease["machine"]) == (driver.pid, driver.machine)

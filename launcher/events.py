@@ -141,6 +141,17 @@ class ResumeRequested:
     """The resolved spec with these changes; None: it stays as it is."""
     code: dict[str, Any] | None = None
     """The snapshot to import from; None: it stays the one before."""
+    target: str | None = None
+    """Where it goes on; None: it stays where it was."""
+    site: dict[str, Any] | None = None
+    """That target as it was resolved, as in run.json; None, if one is named: this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """All that stands before this was brought to another address, and the run goes on there: nothing follows here."""
+
+    to: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +173,7 @@ Event = (
     | CheckpointsDropped
     | CancelRequested
     | ResumeRequested
+    | Moved
     | RunEnded
 )
 

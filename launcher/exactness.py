@@ -1,6 +1,7 @@
 """What is exact: the guarantee for a run that is interrupted, and what a change of its spec does to it. Pure."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _WITHOUT_EFFECT = (
@@ -10,6 +11,23 @@ _WITHOUT_EFFECT = (
 )
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.min_epochs", "trainer.min_steps")
 _RANKS = ("resources.nodes", "resources.tasks_per_node", "resources.gpus_per_node")
+_LAYOUT = (*_RANKS, "resources.cpus_per_task", "trainer.strategy")
+_ELSEWHERE = (
+    "the same samples in each step; sums over them may differ in their last bits, and what the model draws on its "
+    "device, as for dropout, comes from another generator"
+)
+_THREADS = "sums over other threads may differ in their last bits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What an attempt computes on, as far as its bits depend on it."""
+
+    accelerator: str
+    """`cpu`, `gpu`, or `xla`."""
+    ranks: int
+    threads: int | None
+    """Of a rank; None: as many as its host has for it."""
 
 
 def guarantee(accelerator: str, ranks: int, *, deterministic: bool, exact: str) -> str:
@@ -32,19 +50,40 @@ def guarantee(accelerator: str, ranks: int, *, deterministic: bool, exact: str) 
     return "the same bits, on as many GPUs of the same kind, connected alike (NCCL_ALGO=Ring fixes the order of sums)"
 
 
-def consequences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def of_moving(before: Layout, after: Layout, batches: int, *, exact: str) -> list[str]:
+    """One sentence for each thing that is different for a run on another target, its spec aside.
+
+    Args:
+        batches: micro-batches that an optimizer step sees, on any number of ranks.
+        exact: that of the spec.
+    """
+    said = []
+    if before.ranks != after.ranks:
+        shares = f"of the {batches} batches of a step each has {batches // after.ranks}, not {batches // before.ranks}"
+        said.append(f"ranks: {before.ranks} -> {after.ranks}: {shares}; {_effect(_RANKS[0], (None, None), exact)}")
+    if before.accelerator != after.accelerator:
+        said.append(f"accelerator: {before.accelerator} -> {after.accelerator}: {_ELSEWHERE}")
+    elif before.threads != after.threads and exact != "world-size":
+        threads = [one.threads or "all that there are" for one in (before, after)]
+        said.append(f"threads of a rank: {threads[0]} -> {threads[1]}: {_THREADS}")
+    return said or ["ranks and accelerator stay what they were: the same bits, on processors of the same kind"]
+
+
+def consequences(old: Mapping[str, Any], new: Mapping[str, Any], *, moving: bool = False) -> list[str]:
     """One sentence for each changed key that may make the run another than it would have been from the beginning.
 
     Args:
         old, new: resolved specs, as JobSpec.model_dump gives them.
+        moving: what says how many ranks there are, and of what kind, is left to `of_moving`.
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    without_effect = (*_WITHOUT_EFFECT, *(_LAYOUT if moving else ()))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}: "
         f"{_effect(key, (before.get(key), after.get(key)), str(new.get('exact', '')))}"
         for key in changed
-        if not _is_below(key, _WITHOUT_EFFECT)
+        if not _is_below(key, without_effect)
     ]
 
 
@@ -58,12 +97,9 @@ def _effect(key: str, values: tuple[Any, Any], exact: str) -> str:
             return "the same samples in each step, and the same bits in weights and optimizer states"
         return "the same samples in each step; sums over them may differ in their last bits"
     if key == "trainer.strategy" and "xla" in values:
-        return (
-            "the same samples in each step; sums over them may differ in their last bits, and what the model draws on "
-            "its device, as for dropout, comes from another generator"
-        )
+        return _ELSEWHERE
     if key == "resources.cpus_per_task":
-        return "sums over other threads may differ in their last bits"
+        return _THREADS
     return "from here on; the run is no longer what it would have been from the beginning"
 
 

@@ -45,11 +45,12 @@ class Run:
 
     @property
     def now(self) -> Record:
-        """The record with spec and code as they have been changed since the run was created."""
+        """The record with spec, code and target as they have been changed since the run was created."""
         state = self.ledger.refresh()
         spec = state.spec or self.record.spec
         code = code_from(state.code) if state.code else self.record.code
-        return replace(self.record, spec=spec, code=code if spec.get("code", {}).get("snapshot", True) else None)
+        now = replace(self.record, spec=spec, code=code if spec.get("code", {}).get("snapshot", True) else None)
+        return now if state.target is None else replace(now, target=state.target, site=state.site)
 
     @property
     def finished(self) -> dict[str, Any] | None:

@@ -114,7 +114,7 @@ def _publish(code: Code, tree: Path, diff: Path, run_dir: Address) -> None:
             if code.diff:
                 storage.replace(diff_path(code), diff.read_bytes())
             with storage.writer(code_archive(code)) as stream:
-                _pack(tree, stream)
+                pack(tree, stream)
         if not target.exists():  # else it is the same, left by a launcher that died
             tree.rename(target)
         sync(target.parent)
@@ -154,7 +154,9 @@ def unpack(archive: str) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _pack(tree: Path, stream: BinaryIO) -> None:
+def pack(tree: Path, stream: BinaryIO) -> None:
+    """Write a snapshot as the archive that `unpack` reads."""
+
     def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.uid = member.gid = 0
         member.uname = member.gname = ""

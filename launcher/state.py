@@ -15,6 +15,7 @@ from launcher.events import (
     Driver,
     Driving,
     Event,
+    Moved,
     Record,
     ResumeRequested,
     RunEnded,
@@ -89,6 +90,12 @@ class RunState:
     """Attempts up to this number had another spec."""
     code: dict[str, Any] | None = None
     """The snapshot as it is now; None: the one that the run was created with."""
+    target: str | None = None
+    """Where it goes on; None: where it was created for."""
+    site: dict[str, Any] | None = None
+    """As in ResumeRequested."""
+    moved_to: str | None = None
+    """The address of its directory now; None: this is it."""
     cancelling: bool = False
     saves_first: bool = False
     """Before it is cancelled."""
@@ -158,12 +165,17 @@ def _apply(state: RunState, at: float, event: Event) -> RunState:
             return replace(state, cancelling=True, saves_first=event.checkpoint)
         case ResumeRequested():
             state = replace(state, cancelling=False, saves_first=False, ended=None, ended_at=None)
-            state = replace(state, submission=None, excluded=(), budget_from=len(state.attempts))
-            state = replace(state, code=event.code or state.code)
-            if event.spec is None:
+            # Whoever drove it has left, or was taken for dead, and is not to wake up and start something elsewhere.
+            state = replace(state, driver=None, submission=None, excluded=(), budget_from=len(state.attempts))
+            state = replace(state, code=event.code or state.code, spec=event.spec or state.spec)
+            if event.target is not None:
+                state = replace(state, target=event.target, site=event.site)
+            if not event.overrides:
                 return state
-            overrides = (*state.overrides, *event.overrides)
-            return replace(state, overrides=overrides, spec=event.spec, changed_after=len(state.attempts))
+            return replace(state, overrides=(*state.overrides, *event.overrides), changed_after=len(state.attempts))
+        case Moved():
+            ended = RunEnded(state="moved", reason=f"it goes on at {event.to}")
+            return replace(state, moved_to=event.to, ended=ended, ended_at=at)
         case RunEnded():
             return replace(state, ended=event, ended_at=at)
 

@@ -23,7 +23,7 @@ def status(run: Run) -> dict[str, Any]:
     return {
         "run": run.id,
         "name": run.record.name,
-        "target": run.record.target,
+        "target": run.now.target,
         "state": label,
         "reason": reason,
         "step": latest.get("step", 0),
@@ -35,6 +35,7 @@ def status(run: Run) -> dict[str, Any]:
         "attempts": [
             {
                 "number": attempt.number,
+                "target": attempt.target,
                 "cause": attempt.cause,
                 "reason": attempt.reason,
                 "first_step": attempt.first_step,
@@ -60,8 +61,8 @@ def status(run: Run) -> dict[str, Any]:
 
 
 def run_state(run: Run, state: RunState, finished: Mapping[str, Any] | None) -> tuple[str, str]:
-    """One of queued running stopped finished failed cancelled unknown, and why."""
-    if finished is not None:
+    """One of queued running stopped finished failed cancelled moved unknown, and why."""
+    if finished is not None and not state.moved_to:
         return "finished", ""
     if state.ended:
         return state.ended.state, state.ended.reason
@@ -110,13 +111,13 @@ def absolute(run: Run, path: str) -> str:
 
 def brief(run: Run) -> dict[str, Any]:
     """One line of `launcher list`."""
-    line = {"run": run.id, "name": run.record.name, "target": run.record.target, "created": run.record.created}
     seen = glance(run)
-    return {**line, **{key: seen[key] for key in ("state", "reason", "step", "epoch", "attempts", "job")}}
+    shown = {key: seen[key] for key in ("target", "state", "reason", "step", "epoch", "attempts", "job")}
+    return {"run": run.id, "name": run.record.name, "created": run.record.created, **shown}
 
 
 def glance(run: Run) -> dict[str, Any]:
-    """State, reason, step, epoch, attempts, job and metrics of one of many runs: as `status` has them, in fewer reads.
+    """Target, state, reason, step, epoch, attempts, job, metrics of one of many runs: as `status` has them, in fewer reads.
 
     A finished run is told from two files, whatever the length of its ledger.
     """
@@ -124,12 +125,14 @@ def glance(run: Run) -> dict[str, Any]:
     finished = run.read_json(finished_path(number)) if number else None
     newest = run.ledger.newest() if finished else None
     if finished and newest and isinstance(newest.event, RunEnded) and newest.event.state == "finished":
-        return {"state": "finished", "reason": "", "attempts": number, "job": None, **_shown(finished)}
+        ended = {"state": "finished", "reason": "", "attempts": number, "job": None}
+        return {"target": finished.get("target", run.record.target), **ended, **_shown(finished)}
     state = run.ledger.refresh()
     if not state.attempts or not state.budget_from < state.attempts[-1].number == number:
         finished = None  # not the newest attempt's, or it was resumed since
     label, reason = run_state(run, state, finished)
     return {
+        "target": run.now.target,
         "state": label,
         "reason": reason,
         "attempts": len(state.attempts),

@@ -8,6 +8,7 @@ Paths are relative, with forward slashes. Names that begin with a dot are never 
 import itertools
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -81,6 +82,13 @@ class Storage(Protocol):
 
     def delete(self, path: str) -> None:
         """Remove a file or a folder with all it holds; absent is fine."""
+
+
+def try_out(storage: Storage) -> None:
+    """Make a small file and delete it, which takes all that a run needs. Raises OSError: this account may not, ..."""
+    trial = f".trial-{uuid.uuid4().hex[:12]}"
+    storage.create(trial, b"")
+    storage.delete(trial)
 
 
 class PosixStorage:

@@ -256,9 +256,8 @@ class Supervisor:
     def _check_driver(self, state: RunState) -> None:
         if state.driver != self._me:
             other = state.driver
-            raise NotTheDriver(
-                f"{self._run.id}: taken over by process {other.pid} on {other.host}" if other else self._run.id
-            )
+            by = f"taken over by process {other.pid} on {other.host}" if other else "resumed by somebody else"
+            raise NotTheDriver(f"{self._run.id}: {by}")
 
     def _renew_lease(self) -> None:
         if time.monotonic() - self._renewed > RENEW_S:

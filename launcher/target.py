@@ -7,13 +7,13 @@ learned lies beside the user's, in `NAME.facts.yaml`, and below both: what is wr
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path as FilePath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from launcher.document import Document, Finding, Path, Place
 from launcher.errors import Problem, SpecError, UsageError
@@ -23,6 +23,7 @@ from launcher.spec_fields import Section
 from launcher.spec_problems import as_problems, given, in_words, nearest
 from launcher.spec_slurm import Slurm
 from launcher.spec_tpu import Tpu
+from launcher.trainer_args import TrainerArgs
 from launcher.yamlfile import MAX_BYTES, Unreadable, parse, read
 from launcher.yamlscalar import is_text, quoted
 
@@ -31,6 +32,16 @@ _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 """No dots: they set facts apart from targets."""
 _ENVIRONMENTS = ("conda", "venv", "container")
 """Keys of `slurm` of which a job has one: who names another than a lower layer means that one alone."""
+_OF_THE_PLACE = ("precision", "strategy")
+"""Keys of `trainer` that follow from what there is to compute on."""
+
+
+def _of_the_place(trainer: TrainerArgs) -> TrainerArgs:
+    if others := sorted(trainer.model_fields_set - {*_OF_THE_PLACE}):
+        raise ValueError(
+            f"{', '.join(others)}: a target sets {' and '.join(_OF_THE_PLACE)} alone; what a run is, its spec says"
+        )
+    return trainer
 
 
 class Target(Section):
@@ -44,6 +55,8 @@ class Target(Section):
     """Defaults for the section `slurm` of specs."""
     tpu: Tpu | None = None
     """Defaults for the section `tpu` of specs."""
+    trainer: Annotated[TrainerArgs, AfterValidator(_of_the_place)] | None = None
+    """Precision and strategy of all runs here, whatever their specs say; `--set` says it last."""
     api_endpoint: str | None = None
     """Where the API of Cloud TPU is, if it is not Google's own."""
     facts: Facts | None = None
@@ -91,23 +104,31 @@ def target_names(folder: FilePath | None = None) -> list[str]:
     return sorted({*BUILT_IN, *(file.stem for file in files if re.fullmatch(_NAME, file.stem))})
 
 
-def with_defaults(values: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    """The values of a spec over the target's defaults. The result is to be validated: it may not fit together."""
-    return _merged(target.model_dump(mode="json", exclude_unset=True, include={"slurm", "tpu"}), values)
+def placed(spec: JobSpec, target: Target, overrides: Sequence[str] = ()) -> JobSpec:
+    """The spec as it runs on the target: with its defaults, and its precision and strategy.
 
-
-def placed(spec: JobSpec, target: Target) -> JobSpec:
-    """The spec with the target's defaults.
+    Args:
+        overrides: assignments that were made to the spec; they hold here, too.
 
     Raises:
         SpecError: they do not fit together.
     """
-    values = with_defaults(spec.model_dump(mode="json", exclude_unset=True), target)
+    defaults = target.model_dump(mode="json", exclude_unset=True, include={"slurm", "tpu"})
+    values = _merged(defaults, spec.model_dump(mode="json", exclude_unset=True))
+    if own := trainer_of(target, overrides):
+        values["trainer"] = {**values.get("trainer", {}), **own}
     try:
         return JobSpec.model_validate(values)
     except ValidationError as error:
-        document = Document(values, {(): Place(0, "the spec with the target's defaults")}, [])
+        document = Document(values, {(): Place(0, "the spec with what its target says")}, [])
         raise SpecError(as_problems(in_words(error, document, JobSpec))) from None
+
+
+def trainer_of(target: Target, overrides: Sequence[str]) -> dict[str, Any]:
+    """What stands in the place of a spec's own `trainer` there; the arguments are those of placed."""
+    own = target.model_dump(mode="json", exclude_unset=True, include={"trainer"}).get("trainer") or {}
+    assigned = {tuple(one.partition("=")[0].split(".")[:2]) for one in overrides}
+    return {key: value for key, value in own.items() if not assigned & {("trainer",), ("trainer", key)}}
 
 
 def read_facts(name: str) -> Facts | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import labs
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -15,6 +16,7 @@ from launcher.run import Run, create_run
 pytest.register_assert_rewrite("storage_contract")
 
 REPOSITORY = Path(__file__).parent.parent
+XLA = REPOSITORY / ".venv-xla"
 MODEL = {"class_path": "model.mnist.MNISTClassifier"}
 
 
@@ -49,6 +51,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Suites:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     turns = {suite: turn for turn, suite in enumerate(TURNS)}
     items.sort(key=lambda item: turns.get(suite_of(item.nodeid), len(turns)))
+
+
+@pytest.fixture(scope="session")
+def xla_python() -> Path:
+    """Of the environment that has torch_xla."""
+    if not (XLA / "requirements.sha256").exists():
+        labs.impossible("NOT TESTED: trainer.strategy: xla; scripts/setup-xla makes .venv-xla, which it needs")
+    return XLA / "bin/python"
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 import readme
 
 README = "".join(readme.SECTIONS)
-_ELSEWHERE = [readme.section(title) for title in ("On a SLURM cluster", "On Cloud TPU VMs")]
-"""These commands need one: tests/slurm/test_readme.py and tests/tpu/test_readme.py run them."""
+_ELSEWHERE = [readme.section(title) for title in ("On a SLURM cluster", "On Cloud TPU VMs", "From place to place")]
+"""These commands need more: tests/slurm/test_readme.py, tests/tpu/test_readme.py and tests/across run them."""
 
 
 @pytest.fixture(scope="module")

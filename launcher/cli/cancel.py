@@ -40,7 +40,7 @@ def cancel_run(found: Run, *, checkpoint: bool) -> str:
     asked = time.monotonic()
     while not _has_ended(state):
         with suppress(LedgerConflict):  # somebody wrote in between: look again
-            machines = kind_of(found.record) == "tpu" and state.open_attempt is not None
+            machines = kind_of(found.now) == "tpu" and state.open_attempt is not None
             driven = _driven(found, state)
             if machines and not driven and state.cancelling:
                 drive(found.storage.root)  # somebody has to delete them

@@ -49,6 +49,7 @@ def check_spec(spec: JobSpec, plan: Plan, staged: Staged | None = None) -> None:
         "world_size": len(plan.ranks),
         "local_world_size": plan.tasks_per_node,
         "accelerator": plan.accelerator,
+        "elsewhere": plan.argv[0] != sys.executable,
     }
     inherited = {name: plan.env[name] for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
     env = {**os.environ, **spec.env.vars, **inherited}

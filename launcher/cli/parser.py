@@ -69,8 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     one.set_defaults(handler="run:run")
     again = verb(
         "resume",
-        "carry a run on: stopped, failed or cancelled; with --set, a finished one too",
+        "carry a run on: stopped, failed or cancelled; with --set, a finished one too; with --on, elsewhere",
         *(run, change, root, json, detach, unchecked),
+    )
+    again.add_argument("--on", metavar="TARGET", help="go on there: local, slurm, or a target's name (default: as now)")
+    again.add_argument(
+        "--to", metavar="DIR", help="bring the run directory into this folder of runs, and go on there (gs://... too)"
     )
     again.add_argument("--code", action="store_true", help="import from the code as it is now, not as it was at `run`")
     again.add_argument("--failed", action="store_true", help="of a sweep, start the runs again that failed, too")

@@ -24,6 +24,7 @@ from launcher.run import Run
 from launcher.spec import JobSpec, load_spec, runs_of
 from launcher.state import RunState
 from launcher.status import status
+from launcher.storage import try_out
 from launcher.supervise import Supervisor
 from launcher.sweep import Sweep
 from launcher.target import Target, load_target, placed
@@ -32,13 +33,13 @@ _DETACH_S = 30.0
 
 
 def spec_and_target(args: argparse.Namespace) -> tuple[JobSpec, Target]:
-    """The spec of the call with the defaults of its target.
+    """The spec of the call as it runs on its target.
 
     Raises:
         SpecError: either is wrong, or the spec asks for what the target does not have, as far as that was learned.
     """
     target = load_target(args.on)
-    spec = placed(load_spec(Path(args.spec), args.overrides), target)
+    spec = placed(load_spec(Path(args.spec), args.overrides), target, args.overrides)
     check_fits(spec, target)
     return spec, target
 
@@ -65,6 +66,11 @@ def distinct(spec: JobSpec) -> dict[int, JobSpec]:
     return dict(found.values())
 
 
+def site_of(target: Target) -> dict[str, Any] | None:
+    """As a record has it."""
+    return None if target.kind == "local" else target.model_dump(mode="json", exclude_unset=True)
+
+
 def kind_of(record: Record) -> str:
     """Of the run's target."""
     return str(record.site["kind"]) if record.site else "local"
@@ -89,16 +95,23 @@ def world_size(record: Record, spec: JobSpec, plan: Plan) -> int:
     return len(plan.ranks) if kind_of(record) == "tpu" else spec.resources.most_nodes * plan.tasks_per_node
 
 
-def check_reach(record: Record, spec: JobSpec) -> None:
-    """Ask the run's target whether it would take it, before there is anything of the run.
+def check_reach(record: Record, spec: JobSpec, run_dir: str) -> None:
+    """Ask the run's target, and an object store, whether they would take it, before there is anything of the run.
 
     Raises:
-        LauncherError: it would not: who may what, and what there is.
+        LauncherError: the target would not: who may what, and what there is.
+        OSError: nor would the store.
     """
     if kind_of(record) == "tpu":
         from launcher.backends.tpu.backend import TpuBackend
 
         TpuBackend((record.site or {}).get("api_endpoint")).check(spec)
+    elif kind_of(record) == "slurm" and not in_allocation():
+        from launcher.backends.slurm.submission import check_here
+
+        check_here()
+    if not is_local(run_dir):
+        try_out(storage_at(run_dir))
 
 
 def in_allocation() -> bool:
@@ -107,7 +120,7 @@ def in_allocation() -> bool:
 
 
 def carry_on(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
-    if kind_of(found.record) == "slurm" and not in_allocation():
+    if kind_of(found.now) == "slurm" and not in_allocation():
         return _submit(found, spec, args, terminal)
     if args.detach:
         detach(found, terminal)
@@ -147,7 +160,7 @@ def drive(run_dir: str) -> int:
     """What a detached process does: the same loop, without a terminal."""
     found = Run(storage_at(run_dir))
     _let_backends_speak()
-    supervisor = Supervisor(found, JobSpec.model_validate(found.now.spec), backend_of(found.record))
+    supervisor = Supervisor(found, JobSpec.model_validate(found.now.spec), backend_of(found.now))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop())
     return _exit_code(supervisor.drive(), supervisor)
@@ -166,7 +179,7 @@ def _let_backends_speak() -> None:
 
 def _foreground(found: Run, spec: JobSpec, args: argparse.Namespace, terminal: Terminal) -> int:
     _let_backends_speak()
-    supervisor = Supervisor(found, spec, backend_of(found.record))
+    supervisor = Supervisor(found, spec, backend_of(found.now))
     follower = Follower(found, terminal)
     previous = on_signals(supervisor)
     try:

@@ -22,6 +22,7 @@ from launcher.exactness import guarantee
 from launcher.record import Record
 from launcher.snapshot import describe, digest_of
 from launcher.spec import Checkpoint, JobSpec, runs_of
+from launcher.target import trainer_of
 from launcher.tree import Source, in_words
 
 
@@ -46,6 +47,9 @@ def plan(args: argparse.Namespace) -> int:
     terminal = Terminal()
     precision = spec.trainer.precision or "32-true"
     terminal.line(f"{spec.name} on {planned.target}: {len(planned.ranks)} rank(s), {planned.accelerator}, {precision}")
+    if own := trainer_of(target, args.overrides):
+        said = ", ".join(f"trainer.{key}: {value}" for key, value in own.items())
+        terminal.line(f"  of {args.on:<9}{said}, whatever the spec says")
     if len(runs) > 1:
         terminal.line(f"  sweep       {len(runs)} runs; what follows is of the first")
     resources, tasks = spec.resources, planned.tasks_per_node

@@ -13,7 +13,7 @@ from launcher.address import below
 from launcher.checkpoints import Manifest, adopt, newest_whole
 from launcher.cli.check import check_spec
 from launcher.cli.common import run_and_step, runs_root
-from launcher.cli.place import backend_of, carry_on, check_reach, spec_and_target, terminal_of, world_size
+from launcher.cli.place import backend_of, carry_on, check_reach, site_of, spec_and_target, terminal_of, world_size
 from launcher.errors import UsageError
 from launcher.events import CheckpointSaved
 from launcher.record import Record, check_id, new_id
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     source = _source(args)
     plan = backend_of(record).plan(run_dir, record, spec, 1)
     record = replace(record, ranks=world_size(record, spec, plan))
-    check_reach(record, spec)
+    check_reach(record, spec, run_dir)
     terminal = terminal_of(args)
     with staged_code(spec, record, run_dir) as staged:
         if not args.no_check:
@@ -78,7 +78,7 @@ def new_record(
         name=spec.name if name is None else name,
         created=time.time(),
         target=on,
-        site=None if target.kind == "local" else target.model_dump(mode="json", exclude_unset=True),
+        site=site_of(target),
         spec=spec.model_dump(mode="json", exclude_unset=True),
         spec_file=str(spec_file.absolute()),
         spec_text=spec_file.read_text(),

@@ -17,6 +17,7 @@ _STATES = {
     "queued": "dim",
     "stopped": "yellow",
     "unknown": "yellow",
+    "moved": "yellow",
     "failed": "red",
     "cancelled": "red",
 }

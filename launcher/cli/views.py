@@ -114,7 +114,9 @@ def status(args: argparse.Namespace) -> int:
         terminal.line(f"  carry on    launcher resume {shown['run']}")
     if shown["attempts"]:
         terminal.line()
-        terminal.table(("ATTEMPT", "STEPS", "STARTED", "ENDED", "CAUSE"), [_row(one) for one in shown["attempts"]])
+        terminal.table(
+            ("ATTEMPT", "TARGET", "STEPS", "STARTED", "ENDED", "CAUSE"), [_row(one) for one in shown["attempts"]]
+        )
     return 0
 
 
@@ -166,6 +168,7 @@ def _row(attempt: dict[str, Any]) -> tuple[str, ...]:
     first, last = attempt["first_step"], attempt["last_step"]
     return (
         str(attempt["number"]),
+        attempt["target"],
         f"{'?' if first is None else first} - {'?' if last is None else last}",
         clock(attempt["started"]),
         clock(attempt["ended"]) if attempt["ended"] else "-",
@@ -185,6 +188,8 @@ def events(args: argparse.Namespace) -> int:
         return 0
     terminal = Terminal()
     for one in records:
-        values = "  ".join(f"{name}={value}" for name, value in asdict(one.event).items() if name != "handle")
+        values = "  ".join(
+            f"{name}={value}" for name, value in asdict(one.event).items() if name not in ("handle", "site")
+        )
         terminal.line(f"{one.number:5d}  {clock(one.time)}  {type(one.event).__name__:18s}  {values}")
     return 0

@@ -45,7 +45,7 @@ def _take_over(root: str, terminal: Terminal) -> int:
 
 def _abandoned(run: Run) -> bool:
     """Whether it is meant to go on, needs a driver outside of where it runs, and has none."""
-    if kind_of(run.record) != "tpu":
+    if kind_of(run.now) != "tpu":
         return False
     state = run.ledger.refresh()
     if state.ended:

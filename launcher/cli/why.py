@@ -18,6 +18,7 @@ from launcher.layout import attempt_folder, log_path
 from launcher.output import end, last_written
 from launcher.policy import Cause
 from launcher.run import Run, failures
+from launcher.state import Attempt
 from launcher.status import host_of, status
 
 _LAST_LINES = 5
@@ -146,7 +147,7 @@ def why(args: argparse.Namespace) -> int:
 
 
 def _print(terminal: Terminal, answer: Mapping[str, Any]) -> None:
-    terminal.line(f"attempt {answer['attempt']} ended: {answer['cause']} ({answer['reason']})")
+    terminal.line(f"attempt {answer['attempt']} on {answer['target']} ended: {answer['cause']} ({answer['reason']})")
     if answer["rank"] is not None:
         host = f" on {answer['host']}" if answer["host"] else ""
         terminal.line(f"first: rank {answer['rank']}{host} {_ANSWERS[Kind(answer['kind'])].what}")
@@ -180,7 +181,7 @@ def _numbered(run: Run, number: int) -> Attempt:
 
 
 def _answer(run: Run, shown: Mapping[str, Any], attempt: Attempt | None) -> dict[str, Any]:
-    empty = dict.fromkeys(("attempt", "cause", "kind", "rank", "host", "traceback", "log", "silent"))
+    empty = dict.fromkeys(("attempt", "target", "cause", "kind", "rank", "host", "traceback", "log", "silent"))
     answer = {"run": run.id, "state": shown["state"], "reason": shown["reason"], **empty, "last_lines": [], "ranks": []}
     if attempt is None or attempt.cause is None:
         return {**answer, "next": _next(run, shown["state"], None)}
@@ -192,6 +193,7 @@ def _answer(run: Run, shown: Mapping[str, Any], attempt: Attempt | None) -> dict
     return {
         **answer,
         "attempt": attempt.number,
+        "target": attempt.target,
         "cause": attempt.cause,
         "kind": kind,
         "reason": attempt.reason,
@@ -213,7 +215,7 @@ def _told(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _next(run: Run, state: str, attempt: Attempt | None, kind: Kind = Kind.STOPPED) -> str | None:
     """What the user may do; None if nothing."""
-    if state == "finished":
+    if state in ("finished", "moved"):
         return None
     if state in ("running", "queued"):
         return f"it goes on by itself: launcher logs -f {run.id}"
@@ -228,7 +230,8 @@ def _next(run: Run, state: str, attempt: Attempt | None, kind: Kind = Kind.STOPP
 def _again(run: Run) -> str:
     """The command that launched it."""
     changes = [word for change in run.record.overrides for word in ("--set", change)]
-    return shlex.join(["launcher", "run", run.record.spec_file or "SPEC", *changes])
+    place = [] if run.record.target == "local" else ["--on", run.record.target]
+    return shlex.join(["launcher", "run", run.record.spec_file or "SPEC", *place, *changes])
 
 
 def _disk(address: str) -> str:

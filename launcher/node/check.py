@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tempfile
+from importlib.util import find_spec
 from typing import Any
 
 from launcher.errors import LauncherError, UsageError
@@ -26,7 +27,10 @@ def main(request: dict[str, Any]) -> None:
     from launcher.node.trainer import build_model_and_data, build_trainer
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    spec = JobSpec.model_validate(request["spec"])
+    spec, accelerator = JobSpec.model_validate(request["spec"]), request["accelerator"]
+    if accelerator == "xla" and request["elsewhere"] and find_spec("torch_xla") is None:
+        # Ranks have another Python, which may well have it. All but the device can be checked.
+        spec, accelerator = _without_strategy(spec), "cpu"
     build_model_and_data(spec)
     with tempfile.TemporaryDirectory(prefix="launcher-check-") as folder:
         place = Place(
@@ -37,13 +41,17 @@ def main(request: dict[str, Any]) -> None:
             local_rank=0,
             local_world_size=request["local_world_size"],
             node_rank=0,
-            accelerator=request["accelerator"],
+            accelerator=accelerator,
             main_address="127.0.0.1",
             main_port=0,
         )
         computed_type(build_trainer(spec, place))
     if "code" in request:
         check_modules(code_from(request["code"]), request["snapshot"], request["workdir"])
+
+
+def _without_strategy(spec: JobSpec) -> JobSpec:
+    return spec.model_copy(update={"trainer": spec.trainer.model_copy(update={"strategy": "auto"})})
 
 
 if __name__ == "__main__":

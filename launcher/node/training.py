@@ -88,6 +88,7 @@ def _write_finished(run: Run, place: Place, trainer: Trainer, metrics: dict[str,
         {
             "format": FORMAT,
             "attempt": place.attempt,
+            "target": run.now.target,
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
             "precision": str(trainer.precision),

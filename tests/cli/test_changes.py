@@ -1,5 +1,6 @@
 """A run that is changed: mended code, more epochs, a new run from an old one's checkpoint."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,56 @@ def test_a_checkpoint_that_is_not_there_is_named(source: str, said: str, mended:
     assert done.code == USAGE
     assert said in done.err
     assert launcher("status", "never").code == USAGE
+
+
+@pytest.fixture
+def targets(tmp_path: Path) -> dict[str, str]:
+    """Two clouds of which nobody is asked anything."""
+    tpu = {"project": "p", "zone": "z-a", "accelerator_type": "v4-16"}
+    folder = tmp_path / "launcher/targets"
+    folder.mkdir(parents=True)
+    (folder / "cloud.yaml").write_text(json.dumps({"kind": "tpu", "tpu": tpu}))
+    (folder / "xla.yaml").write_text(json.dumps({"kind": "tpu", "tpu": tpu, "trainer": {"strategy": "xla"}}))
+    return {"XDG_CONFIG_HOME": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--on", "clout"), "no target 'clout'; did you mean 'cloud'?"),
+        (("--on", "cloud"), "launcher resume mended --on cloud --to gs://BUCKET/FOLDER"),
+        (("--on", "cloud", "--to", "gs://b/runs"), "2 ranks cannot share the 1 micro-batches of a step"),
+        (("--on", "slurm", "--to", "gs://b/runs"), "launcher resume mended --on slurm --to FOLDER"),
+        (("--on", "slurm", "--to", "/dev/shm/runs"), "is in the memory of this machine (tmpfs)"),
+        (
+            ("--on", "xla", "--to", "gs://b/runs", "--set", "trainer.precision=16-mixed"),
+            "trainer.precision: 16-mixed does not run with trainer.strategy: xla",
+        ),
+    ],
+)
+def test_a_place_where_it_cannot_go_on_changes_nothing(
+    words: tuple[str, ...], said: str, mended: Path, launcher: Shell, targets: dict[str, str]
+) -> None:
+    before = launcher("events", "mended", "--json").answer
+
+    done = launcher("resume", "mended", "--set", "trainer.max_steps=20", *words, **targets)
+
+    assert done.code == USAGE
+    assert said in done.err
+    assert launcher("events", "mended", "--json").answer == before
+
+
+def test_a_run_is_brought_to_another_folder_and_goes_on_there(mended: Path, launcher: Shell, tmp_path: Path) -> None:
+    done = launcher(
+        *("resume", "branch", "--to", tmp_path / "new runs", "--set", "trainer.max_steps=10", "--no-check"),
+        seconds=120,
+    )
+
+    assert done.code == FINISHED, done.err
+    assert f"it is found with --runs-root '{tmp_path}/new runs'" in done.out
+    shown = launcher("status", "branch", "--json", "--runs-root", tmp_path / "new runs").answer
+    assert (shown["step"], shown["attempts"][-1]["first_step"]) == (10, 8)
+    assert launcher("status", "branch", "--json").answer["state"] == "moved"
+    again = launcher("resume", "branch")
+    assert again.code == USAGE
+    assert f"launcher resume branch --runs-root '{tmp_path}/new runs'" in again.err

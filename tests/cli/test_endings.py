@@ -112,7 +112,7 @@ class TestTheUsersException:
         said = launcher("why", "raising")
 
         assert said.code == 0
-        assert "attempt 1 ended: error (rank 1: KeyError: 'label')" in said.out
+        assert "attempt 1 on local ended: error (rank 1: KeyError: 'label')" in said.out
         assert f'{module.name}", line {line}, in training_step' in said.out
         assert "first: rank 1 on " in said.out
         assert "others: rank 0: lost its peer (an echo)" in said.out

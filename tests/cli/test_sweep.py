@@ -112,6 +112,12 @@ class TestInterrupted:
 
         assert (done.code, "--set and --code change one of them, such as swept.0" in done.err) == (USAGE, True)
 
+    def test_it_stays_on_its_target_and_its_runs_with_it(self, swept: Swept, launcher: Shell) -> None:
+        whole, one = launcher("resume", "swept", "--on", "slurm"), launcher("resume", "swept.0", "--on", "slurm")
+
+        assert (whole.code, "stays on its target" in whole.err) == (USAGE, True)
+        assert (one.code, "launcher run SPEC --from swept.0000 --on TARGET" in one.err) == (USAGE, True)
+
     def test_only_a_sweep_has_runs_that_failed(self, swept: Swept, launcher: Shell) -> None:
         assert launcher("resume", "swept.0", "--failed").code == USAGE
 

@@ -87,7 +87,7 @@ def test_the_first_cause_and_not_the_echoes(made: Made, ask: Ask) -> None:
 
     assert ask().splitlines() == [
         "run failed: attempt 1: rank 3: KeyError: 'label'",
-        "attempt 1 ended: error (rank 3: KeyError: 'label')",
+        "attempt 1 on local ended: error (rank 3: KeyError: 'label')",
         "first: rank 3 on node3 raised an exception",
         "",
         "Traceback ...",

@@ -1,5 +1,6 @@
 """A cloud with hosts for all tests of this folder, and one that is an API alone, which takes no root."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +16,13 @@ from tpu.cloud.packages import NEEDED
 
 STATE = state_folder() / "tests"
 GRACE_S = 3.0
-# Hosts run this Python, and what is installed for it.
+REPOSITORY = Path(__file__).parents[2]
+DATA = Path(os.environ.get("LAUNCHER_DATA") or REPOSITORY / "data").absolute()
+# Hosts run this Python, and what is installed for it, or that with torch_xla.
 PYTHON = {folder for folder in (sys.prefix, sys.base_prefix) if not folder.startswith("/usr")}
-SETTINGS = Settings(
-    create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, grace_seconds=GRACE_S, shared=tuple(sorted(PYTHON))
-)
+XLA = {str(folder) for folder in (REPOSITORY / ".venv-xla",) if folder.is_dir()}
+SHARED = tuple(sorted({str(DATA), *PYTHON, *XLA}))
+SETTINGS = Settings(create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, grace_seconds=GRACE_S, shared=SHARED)
 ALONE = Settings(hosts="none", create_seconds=0.2, delete_seconds=0.2, queue_seconds=0.2, operation_seconds=0.05)
 
 
@@ -38,6 +41,7 @@ def possible() -> None:
 
 @pytest.fixture(scope="session")
 def make(possible: None) -> Callable[[str], Cloud]:
+    DATA.mkdir(parents=True, exist_ok=True)  # it is shared
     return labs.by_letter(Cloud, STATE)
 
 

@@ -1,11 +1,13 @@
 """Runs on the fake Cloud TPU, from the request for machines until nothing is left of them. Ranks are stubs."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gcs import faulty
 
 from launcher.events import CancelRequested
 from tpu.cloud import Cloud
@@ -134,6 +136,31 @@ def test_hosts_that_cannot_be_set_up_are_told_of(launch: Callable[..., Launch]) 
     assert "state='failed'" in one.wait()
     assert "tpu.setup: exit code 1: there is no such thing" in one.attempts[0].reason
     assert one.nothing_left()
+
+
+def test_a_bucket_that_the_hosts_may_not_write_to_ends_the_run_with_what_they_lack(
+    launch: Callable[..., Launch], cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = launch()
+    store = faulty.Proxy(os.environ["STORAGE_EMULATOR_HOST"], cloud.address)
+
+    def refuses_hosts(handler: Any) -> None:
+        if handler.client_address[0] == cloud.address:
+            handler.reply(*handler.forward())
+        else:
+            faulty.refuses(403, "no storage.objects.create access", "forbidden")(handler)
+
+    store.fault(refuses_hosts, method="POST", times=1_000_000)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
+    one.drive()
+
+    assert "state='failed'" in one.wait()
+    (attempt,) = one.attempts
+    assert attempt.cause == "error"
+    assert "no storage.objects.create access" in attempt.reason
+    assert "--member=serviceAccount:123456789012-compute@fake --role=roles/storage.objectUser" in attempt.reason
+    assert one.nothing_left()
+    store.close()
 
 
 def test_a_stop_is_one_step_away_and_costs_nothing_after_it(launch: Callable[..., Launch]) -> None:

@@ -1,10 +1,11 @@
 """What a change does is said, and a change that does nothing is not."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from launcher.exactness import consequences, guarantee
+from launcher.exactness import Layout, consequences, guarantee, of_moving
 
 OLD: dict[str, Any] = {
     "name": "x",
@@ -89,3 +90,40 @@ def test_with_the_exact_mode_another_number_of_ranks_changes_no_bits() -> None:
     (sentence,) = consequences(old, {**old, "resources": {"tasks_per_node": 1, "time": "1h"}})
 
     assert sentence.endswith("2 -> 1: the same samples in each step, and the same bits in weights and optimizer states")
+
+
+HERE = Layout(accelerator="cpu", ranks=2, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (HERE, "the same bits, on processors of the same kind"),
+        (
+            replace(HERE, ranks=4),
+            "ranks: 2 -> 4: of the 4 batches of a step each has 1, not 2; the same samples in each step; sums",
+        ),
+        (replace(HERE, threads=None), "threads of a rank: 1 -> all that there are: sums over other threads"),
+        (
+            replace(HERE, accelerator="xla", threads=None),
+            "accelerator: cpu -> xla: the same samples in each step; sums",
+        ),
+    ],
+)
+def test_what_another_target_computes_on_is_said_once(there: Layout, said: str) -> None:
+    (sentence,) = of_moving(HERE, there, 4, exact="samples")
+
+    assert said in sentence
+
+
+def test_ranks_and_threads_do_not_matter_to_a_run_that_is_exact_on_any_number_of_ranks() -> None:
+    (sentence,) = of_moving(HERE, replace(HERE, ranks=4, threads=2), 4, exact="world-size")
+
+    assert "the same bits in weights and optimizer states" in sentence
+
+
+def test_what_a_run_is_asked_to_run_on_is_left_to_what_it_runs_on() -> None:
+    moved = changed("resources", tasks_per_node=1, cpus_per_task=2)
+    moved["trainer"] = {**moved["trainer"], "strategy": "xla", "precision": "bf16-mixed"}
+
+    assert [one.partition(":")[0] for one in consequences(OLD, moved, moving=True)] == ["trainer.precision"]

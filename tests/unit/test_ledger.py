@@ -21,6 +21,7 @@ from launcher.events import (
     Driver,
     Driving,
     Event,
+    Moved,
     Record,
     ResumeRequested,
     RunEnded,
@@ -167,6 +168,23 @@ class TestFold:
         assert (state.ended, state.ended_at, state.budget_from) == (None, None, 1)
         assert len(state.attempts) == 1
 
+    def test_a_run_that_was_resumed_elsewhere_is_there_until_it_is_resumed_elsewhere_again(self) -> None:
+        there = ResumeRequested(by="me", target="lab", site={"kind": "slurm"}, spec={"name": "there"})
+
+        assert state_of(Driving(driver=ME), there).driver is None
+        state = state_of(there, ResumeRequested(by="me"))
+        assert (state.target, state.site, state.spec) == ("lab", {"kind": "slurm"}, {"name": "there"})
+        assert (state.overrides, state.changed_after) == ((), 0)
+        back = state_of(there, ResumeRequested(by="me", target="local"))
+        assert (back.target, back.site) == ("local", None)
+
+    def test_a_run_that_was_moved_away_has_ended_here(self) -> None:
+        state = state_of(RunEnded(state="stopped", reason=""), Moved(to="gs://bucket/runs/run"))
+
+        assert state.moved_to == "gs://bucket/runs/run"
+        assert state.ended == RunEnded(state="moved", reason="it goes on at gs://bucket/runs/run")
+        assert state.ended_at == 20.0
+
 
 SUBMITTING = Submitting(submission=1, target="lab")
 SUBMITTED = Submitted(submission=1, job="7")
@@ -241,8 +259,9 @@ def test_an_appended_event_is_read_back_by_another_process_s_ledger(storage: Pos
         saved(10),
         CheckpointsDropped(attempt=1, paths=("x", "y"), reason='naïve "reason"\n; 日本'),
         CancelRequested(by="me"),
-        ResumeRequested(by="me"),
+        ResumeRequested(by="me", target="lab", site={"kind": "slurm", "slurm": {"exclude": ["n1"]}}),
         AttemptEnded(attempt=1, cause="infra", reason="", step=10, lost=("n2",)),
+        Moved(to="gs://bucket/runs/run"),
         RunEnded(state="failed", reason=""),
     ]
 

@@ -19,6 +19,7 @@ from launcher.backends.slurm.allocation import Start
 from launcher.backends.slurm.backend import SlurmBackend
 from launcher.errors import UsageError
 from launcher.events import AttemptEnded, AttemptStarted, AttemptStarting
+from launcher.layout import log_path
 from launcher.policy import Cause, Phase, Seen
 from launcher.record import Code, Record, Tree
 from launcher.run import Run

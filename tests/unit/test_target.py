@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cli.main import main
 from launcher.errors import SpecError, UsageError
 from launcher.facts import Facts, Nodes, Partition
 from launcher.spec import JobSpec
 from launcher.spec_slurm import Container, Slurm
-from launcher.target import Target, load_target, placed, read_facts, target_names, write_facts
+from launcher.target import Target, load_target, placed, read_facts, target_names, trainer_of, write_facts
 
 FACTS = Facts(
     probed="2026-01-01T00:00:00Z",
@@ -232,6 +233,57 @@ def test_a_spec_goes_over_its_target() -> None:
 def test_a_spec_that_says_nothing_of_slurm_gets_what_its_target_says() -> None:
     assert placed(spec(), Target(kind="slurm", slurm=Slurm(qos="long"))).slurm == Slurm(qos="long")
     assert placed(spec(), Target(kind="local")) == spec()
+
+
+def with_trainer(**trainer: object) -> JobSpec:
+    return JobSpec.model_validate({"name": "x", "model": {"class_path": "a.B"}, "trainer": trainer})
+
+
+ON_XLA = Target.model_validate({"kind": "tpu", "trainer": {"strategy": "xla", "precision": "bf16-mixed"}})
+
+
+def test_precision_and_strategy_are_the_targets_and_the_rest_is_the_specs() -> None:
+    assert placed(with_trainer(precision="16-mixed", max_epochs=3), ON_XLA) == with_trainer(
+        precision="bf16-mixed", max_epochs=3, strategy="xla"
+    )
+    assert placed(spec(), ON_XLA) == with_trainer(precision="bf16-mixed", strategy="xla")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "effective"),
+    [
+        (["trainer.precision=32-true"], {"strategy": "xla"}),
+        (["trainer.strategy.class_path=a.B"], {"precision": "bf16-mixed"}),
+        (["trainer={precision: 32-true}"], {}),
+        (["trainer.precisions=1", "model.trainer.precision=1"], {"strategy": "xla", "precision": "bf16-mixed"}),
+    ],
+)
+def test_the_command_line_has_the_last_word(overrides: list[str], effective: dict[str, str]) -> None:
+    assert trainer_of(ON_XLA, overrides) == effective
+    assert placed(with_trainer(max_epochs=3), ON_XLA, overrides) == with_trainer(max_epochs=3, **effective)
+
+
+def test_a_plan_says_what_is_the_targets(user: Path, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (user / "local.yaml").write_text("trainer: {strategy: xla, precision: bf16-mixed}\n")
+    job = project.parents[1] / "jobs/job.yaml"
+    job.write_text("name: x\nmodel: {class_path: a.B}\ntrainer: {precision: 16-mixed}\ncode: {snapshot: false}\n")
+
+    assert main(["plan", str(job), "--on", "local", "--set", "trainer.strategy=auto"]) == 0
+
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "x on local: 1 rank(s), cpu, bf16-mixed"
+    assert "  of local    trainer.precision: bf16-mixed, whatever the spec says" in shown
+
+
+def test_a_target_says_nothing_else_of_a_training(user: Path, project: Path) -> None:
+    (user / "lab.yaml").write_text("kind: tpu\ntrainer:\n  max_epochs: 3\n  precision: bf16-mixed\n")
+    (user / "odd.yaml").write_text("kind: tpu\ntrainer:\n  precision: bf16-mixt\n")
+
+    assert problems("lab") == [
+        f"{user}/lab.yaml:2: trainer: max_epochs: a target sets precision and strategy alone; what a run is, its spec "
+        "says"
+    ]
+    assert problems("odd")[0].startswith(f"{user}/odd.yaml:3: trainer.precision: expected ")
 
 
 def test_what_nobody_set_stays_unset() -> None:

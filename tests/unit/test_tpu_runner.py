@@ -195,8 +195,8 @@ def test_a_runner_that_is_killed_takes_its_ranks_along_and_is_not_started_again(
 def test_setup_runs_first_and_its_failure_is_told_with_its_last_lines(host: Host) -> None:
     host.begin(host.order("print('never')", setup=["echo one", "echo the reason >&2; exit 3", "echo two"]))
 
-    said = host.until("failed")["state"]["said"]
-    assert said == "tpu.setup: exit code 3: one | the reason"
+    state = host.until("failed")["state"]
+    assert (state["said"], state["cause"]) == ("tpu.setup: exit code 3: one | the reason", "error")
     assert "two" not in host.setup_log()
 
 
@@ -263,7 +263,7 @@ def test_the_code_is_unpacked_by_the_ranks_own_python(host: Host, tmp_path: Path
         member.size = 4
         archive.addfile(member, io.BytesIO(b"x=1\n"))
     (tmp_path / "run/code/12ab.tar").write_bytes(buffer.getvalue())
-    env = {"PYTHONPATH": str(tmp_path / "lib")}
+    env = {"PYTHONPATH": str(tmp_path / "lib"), "LAUNCHER_RUN_DIR": str(tmp_path / "run")}
 
     host.begin(host.order("print('runs')", archive=f"{tmp_path}/run/code/12ab.tar", env=env))
     host.until("ended")
@@ -271,14 +271,17 @@ def test_the_code_is_unpacked_by_the_ranks_own_python(host: Host, tmp_path: Path
     assert (tmp_path / "run/code/12ab/project/mine.py").read_text() == "x=1\n"
     host.folder = tmp_path / "attempts/002"
     host.begin(host.order("print('runs')", archive=f"{tmp_path}/run/code/none.tar", env=env))
-    assert "the code cannot be brought here: exit code 1" in host.until("failed")["state"]["said"]
+    state = host.until("failed")["state"]
+    assert "the code cannot be brought here: exit code 1" in state["said"]
+    assert state["cause"] == "infra"
 
 
 def test_a_stop_before_the_ranks_keeps_them_from_starting(host: Host) -> None:
     host.begin(host.order("print('never')", setup=["sleep 60"]))
     host.look(stop=True)
 
-    assert host.until("failed")["state"]["said"] == "stopped before the ranks were started"
+    state = host.until("failed")["state"]
+    assert (state["said"], state["cause"]) == ("stopped before the ranks were started", "stopped")
 
 
 def test_who_holds_the_chips_is_ended_and_then_the_lock_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_ranks_that_would_not_be_what_was_planned_do_not_train(there: Driven) ->
     assert "here PJRT has 2; unset CPU_NUM_DEVICES" in failure["message"]
 
 
-def test_ddp_and_xla_learn_mnist_alike(python: Path, tmp_path: Path) -> None:
+def test_ddp_and_xla_learn_mnist_alike(xla_python: Path, tmp_path: Path) -> None:
     """The job as a user has it, bf16-mixed on two ranks; by the command line, so in processes of their own."""
     data = Path(os.environ.get("LAUNCHER_DATA", REPOSITORY / "data")) / "MNIST/raw"
     if not data.exists() and "CI" not in os.environ:
@@ -152,17 +152,17 @@ def test_ddp_and_xla_learn_mnist_alike(python: Path, tmp_path: Path) -> None:
         assert (shown["precision"], shown["compute"]) == ("bf16-mixed", "bfloat16")
         return float(shown["metrics"]["test_acc"])
 
-    xla, ddp = accuracy(python, "xla"), accuracy(Path(sys.executable), "ddp")
+    xla, ddp = accuracy(xla_python, "xla"), accuracy(Path(sys.executable), "ddp")
     assert ddp > 0.95
     assert abs(xla - ddp) <= 0.005
 
 
-def test_checking_refuses_float16_with_the_word_to_use(python: Path, tmp_path: Path) -> None:
+def test_checking_refuses_float16_with_the_word_to_use(xla_python: Path, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(json.dumps({"name": "test", "model": {"class_path": "model.mnist.MNISTClassifier"}}))
     settings = ["--set", "trainer.strategy=xla", "--set", "trainer.precision=16-mixed"]
     done = subprocess.run(
-        [python.with_name("launcher"), "check", job, *settings], capture_output=True, text=True, check=False
+        [xla_python.with_name("launcher"), "check", job, *settings], capture_output=True, text=True, check=False
     )
 
     assert done.returncode == 64

@@ -47,10 +47,16 @@ def submit(
     def send(number: int, exclude: Sequence[str]) -> str:
         from launcher.backends.slurm.payload import Supervise
 
-        executor = _executor(run.record, spec, run.storage.root, number, exclude, behind=behind)
+        executor = _executor(run.now, spec, run.storage.root, number, exclude, behind=behind)
         return _sent(lambda: executor.submit(Supervise(run.storage.root, number, worker)))
 
-    return write_down(run, run.record.target, send, after=after)
+    return write_down(run, run.now.target, send, after=after)
+
+
+def check_here() -> None:
+    """Raises SlurmError when nothing can be submitted from this machine."""
+    if not shutil.which("srun"):  # submitit raises RuntimeError
+        raise SlurmError("srun: not on PATH. Is this a login node of a Slurm cluster?")
 
 
 def submit_array(
@@ -122,8 +128,7 @@ def _executor(
 
     if exclude:
         exclude = script.avoided(spec, exclude, commands.node_count(spec.slurm.partition if spec.slurm else None))
-    if not shutil.which("srun"):  # submitit raises RuntimeError
-        raise SlurmError("srun: not on PATH. Is this a login node of a Slurm cluster?")
+    check_here()
     python = (record.site or {}).get("python") or sys.executable
     # exec: under proctrack/cgroup the shell's end would be the end of all that it started, when SIGTERM comes.
     executor = SlurmExecutor(Path(run_dir, FOLDER), python=f"exec {shlex.quote(python)} -P")

@@ -36,7 +36,6 @@ BOOT_S = 300.0
 """The same for one that has not said anything yet."""
 _USERS = (Trouble.DENIED, Trouble.DISABLED, Trouble.ZONE, Trouble.INVALID, Trouble.QUOTA, Trouble.RESERVATION)
 """To be mended by somebody."""
-_OF_CODE = "the code cannot be brought here"
 
 log = logging.getLogger(__name__)
 
@@ -206,11 +205,10 @@ class MachineAttempt:
         return None
 
     def _failed(self, number: int, host: Host) -> tuple[Cause, str]:
-        said = f"host {number}: {host.state['said']}"
-        if "stopped before" in said:
-            notice = host.state.get("notice") or not self._stop
-            return (Cause.PREEMPTED if notice else Cause.STOPPED), said
-        return (Cause.INFRA if _OF_CODE in said else Cause.ERROR), said
+        cause, said = Cause(host.state["cause"]), f"host {number}: {host.state['said']}"
+        if cause == Cause.STOPPED and (host.state["notice"] or not self._stop):
+            cause = Cause.PREEMPTED
+        return cause, said
 
     def _cause(self, codes: Mapping[int, int]) -> tuple[Cause, str]:
         records = failures(self._run, self._number)

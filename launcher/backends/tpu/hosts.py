@@ -26,7 +26,7 @@ SCRATCH = Path(HOME, "scratch")
 LOOK_S = 1.5
 _AT_ONCE = 64
 _BEGIN = (
-    "-c",
+    *("-I", "-S", "-c"),  # Python starts sooner without what is installed beside it
     'import json, sys; message = json.load(sys.stdin); exec(compile(message["runner"], "runner.py", "exec"), '
     '{"__name__": "begin", "message": message})',
 )
@@ -85,6 +85,8 @@ class Hosts:
         self._pool = ThreadPoolExecutor(min(_AT_ONCE, len(orders)), "hosts")
         now = time.monotonic()
         self.all = [Host({one["rank"]: one["log"] for one in order["ranks"]}, now) for order in orders]
+        # Here, not in each thread: a cache holds nobody back who asks while the first is at work.
+        self._bring = {"folder": folder, "runner": Path(runner.__file__).read_text(), "library": packed()}
         self._period_s = LOOK_S * max(1.0, len(orders) / 16)
 
     def tick(self, *, stop: bool) -> None:
@@ -121,15 +123,14 @@ class Hosts:
         return [n for n, one in enumerate(self.all) if not one.over and now - one.answered > seconds]
 
     def _begin(self, worker: int, host: Host, stop: bool) -> Any:
-        source = Path(runner.__file__).read_text()
-        message = {"folder": self._folder, "runner": source, "library": packed(), "order": self._orders[worker]}
+        message = {**self._bring, "order": self._orders[worker]}
         return self._ssh.python(worker, _BEGIN, json.dumps(message))
 
     def _look(self, worker: int, host: Host, stop: bool) -> Any:
         if host.offsets is None:
             host.offsets = {rank: stored(self._storage, path) for rank, path in host.ranks.items()}
         word = json.dumps({"offsets": host.offsets, "stop": stop})
-        answer = self._ssh.python(worker, (f"{self._folder}/runner.py", "look", self._folder, word))
+        answer = self._ssh.python(worker, ("-I", "-S", f"{self._folder}/runner.py", "look", self._folder, word))
         more = False
         for rank, path in host.ranks.items():
             if data := base64.b64decode(answer["logs"].get(str(rank), "")):

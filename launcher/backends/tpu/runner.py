@@ -2,6 +2,7 @@
 
 A program of its own for the Python that a host has (3.8 or newer), without anything of the launcher. It is brought by
 ssh and does not hang on it: the connection may end, and the session with it, and nothing happens to the ranks.
+What takes long to import is imported where it is used: ranks wait for this.
 
     python3 -c ... < message              `begin`: writes the files of an attempt, and leaves a process that runs it:
                                           once, however often it is begun, for there is a lock, and a state
@@ -12,18 +13,14 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
-import traceback
-import urllib.request
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -41,9 +38,12 @@ CHIPS_S = 10.0
 MOST = 1 << 20
 """Bytes of a log in one answer."""
 BEGINS_S = 20.0
+LISTENS_S = 1.0
+"""A notice is not listened for before: on a small machine that would be in the way of its ranks' start."""
+NOT_ALLOWED = 77
+"""Exit code of arrival.py (EX_NOPERM), whose last line says what somebody has to give this host's account."""
 OLDEST = (3, 11)
 """Python of the ranks."""
-UNPACK = "import sys; from launcher.snapshot import unpack; unpack(sys.argv[1])"
 SHIP = """
 import sys
 from pathlib import Path
@@ -82,6 +82,8 @@ def stay(folder: Path) -> NoReturn:
         run(folder)
         code = 0
     except BaseException:
+        import traceback
+
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -106,11 +108,16 @@ def unpack(library: str, target: Path) -> None:
     if target.is_dir():
         return
     beside = target.with_name(f"{target.name}.{os.getpid()}")
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(library)), mode="r:gz") as packed:
-        packed.extractall(beside)
+    files: dict[str, str] = json.loads(zlib.decompress(base64.b64decode(library)))
+    for folder in sorted({os.path.dirname(name) for name in files}):  # noqa: PTH120 - of a hundred names
+        (beside / folder).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (beside / name).write_text(text, encoding="utf-8")
     try:
         beside.rename(target)
     except OSError:  # somebody else was faster
+        import shutil
+
         shutil.rmtree(beside, ignore_errors=True)
 
 
@@ -119,6 +126,14 @@ def unpack(library: str, target: Path) -> None:
 
 class Ended(Exception):
     """The ranks are not to be started."""
+
+    def __init__(self, said: str, cause: str) -> None:
+        """
+        Args:
+            cause: "stopped"; "error", to be mended by somebody; "infra", which may go better elsewhere.
+        """
+        super().__init__(said)
+        self.cause = cause
 
 
 class Runner:
@@ -139,7 +154,7 @@ class Runner:
             self.prepare()
             self.start()
         except Ended as ended:
-            self.enter("failed", said=str(ended))
+            self.enter("failed", said=str(ended), cause=ended.cause)
             return
         self.watch()
         if self.told.is_set():
@@ -157,6 +172,9 @@ class Runner:
 
     def listen(self, name: str) -> None:
         """Wait for the metadata server to say the word."""
+        time.sleep(LISTENS_S)
+        import urllib.request
+
         etag = "0"
         while not self.told.is_set():
             url = f"{METADATA}{name}?wait_for_change=true&timeout_sec=60&last_etag={etag}"
@@ -188,16 +206,19 @@ class Runner:
         check = (
             f"import sys; sys.version_info < {OLDEST} and sys.exit(sys.version.split()[0] + ' is older than {least}')"
         )
-        self.call(f"tpu.python: {order['python']}", [order["python"], "-c", check])
+        self.call(f"tpu.python: {order['python']}", [order["python"], "-I", "-S", "-c", check])
         if order["archive"]:
             self.enter("code")
-            self.call("the code cannot be brought here", [order["argv"][0], "-c", UNPACK, order["archive"]])
+            bring = ["-m", "launcher.backends.tpu.arrival", order["env"]["LAUNCHER_RUN_DIR"], order["archive"]]
+            self.call("the code cannot be brought here", [order["argv"][0], *bring], cause="infra")
 
     def make_environment(self, target: Path) -> None:
         """These packages in a virtual environment of their own; made anew unless it was made as a whole."""
         whole = target / ".whole"
         if whole.exists():
             return
+        import shutil
+
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         python = self.order["python"]
@@ -206,8 +227,8 @@ class Runner:
         self.call("tpu.packages", [*install, *self.order["packages"]])
         whole.touch()
 
-    def call(self, what: str, argv: list[str]) -> None:
-        """Run a program to its end. Raises Ended: it has failed, or a stop is asked for."""
+    def call(self, what: str, argv: list[str], cause: str = "error") -> None:
+        """Run a program to its end. Raises Ended: it has failed, for this cause, or a stop is asked for."""
         file = self.folder / "setup.log"
         with file.open("ab") as log:
             log.write(f"# {what}\n".encode())
@@ -217,22 +238,25 @@ class Runner:
             try:
                 child = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             except OSError as error:
-                raise Ended(f"{what}: {error}") from None
-            while child.poll() is None:
+                raise Ended(f"{what}: {error}", "error") from None
+            while child.returncode is None:
                 if self.stops():
                     child.terminate()
-                    raise Ended("stopped before the ranks were started")
-                time.sleep(0.05)
+                    raise Ended("stopped before the ranks were started", "stopped")
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(0.1)
         if child.returncode:
             said = file.read_bytes()[began:][-4000:].decode(errors="replace").strip().splitlines()
-            raise Ended(f"{what}: exit code {child.returncode}: {' | '.join(said[-5:])}")
+            if child.returncode == NOT_ALLOWED:
+                raise Ended(f"{what}: {said[-1]}", "error")
+            raise Ended(f"{what}: exit code {child.returncode}: {' | '.join(said[-5:])}", cause)
 
     # The ranks
 
     def start(self) -> None:
         free_chips()
         if self.stops():
-            raise Ended("stopped before the ranks were started")
+            raise Ended("stopped before the ranks were started", "stopped")
         order = self.order
         Path(order["workdir"]).mkdir(parents=True, exist_ok=True)
         env = {**os.environ, **order["env"], "LAUNCHER_PARENT": str(os.getpid())}
