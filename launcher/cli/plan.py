@@ -125,7 +125,7 @@ def _script(record: Record, runs: Sequence[JobSpec], run_dir: str) -> str:
 
 
 def _machines(record: Record, spec: JobSpec, run_dir: str) -> dict[str, Any]:
-    from launcher.backends.tpu.slices import first_request
+    from launcher.backends.tpu.claims import first_request
 
     assert spec.tpu, "the plan has seen to that"
     return first_request(record.id, run_dir, spec.tpu)

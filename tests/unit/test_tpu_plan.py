@@ -10,7 +10,7 @@ import pytest
 from launcher.backend import Plan
 from launcher.backends.tpu.attempt import orders_of
 from launcher.backends.tpu.backend import TpuBackend, python_of
-from launcher.backends.tpu.slices import first_request
+from launcher.backends.tpu.claims import first_request
 from launcher.errors import UsageError
 from launcher.run import Code, Record, Tree
 from launcher.spec import JobSpec
