@@ -117,7 +117,7 @@ def brief(run: Run) -> dict[str, Any]:
 
 
 def glance(run: Run) -> dict[str, Any]:
-    """Target, state, reason, step, epoch, attempts, job, metrics of one of many runs: as `status` has them, in fewer reads.
+    """What is shown of one of many runs, metrics too: as `status` has it, in fewer reads.
 
     A finished run is told from two files, whatever the length of its ledger.
     """
