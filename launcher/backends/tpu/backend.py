@@ -11,10 +11,10 @@ from launcher.backend import Handle, Plan, RankPlan
 from launcher.backends.ranks import place_env
 from launcher.backends.tpu.api import Api
 from launcher.backends.tpu.attempt import MachineAttempt
-from launcher.backends.tpu.hosts import HOME, LIBRARY, SCRATCH
+from launcher.backends.tpu.hosts import LIBRARY, SCRATCH
 from launcher.backends.tpu.machines import hosts_of
 from launcher.backends.tpu.slices import check_zones, claim_path
-from launcher.backends.tpu.ssh import own_key
+from launcher.backends.tpu.ssh import HOME, own_key
 from launcher.elastic import check_size
 from launcher.errors import UsageError
 from launcher.policy import Seen
