@@ -1,6 +1,6 @@
 """The section `tpu` of a job spec: what to ask Cloud TPU for, in the words of gcloud, and what its hosts need."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -48,6 +48,9 @@ class Tpu(Section):
     subnetwork: Word | None = None
     internal_ips: bool = False
     """Hosts have no external addresses: they are reached from within the network."""
+    ssh: Literal["openssh", "gcloud", "iap"] = "openssh"
+    """How hosts are reached: at port 22; by the gcloud CLI, which OS Login takes; by gcloud through Identity-Aware
+    Proxy."""
     service_account: Word | None = None
     """That hosts act as: it needs the role roles/storage.objectUser on the bucket of the runs."""
     valid_until_duration: Duration | None = None

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.backends.tpu.gcloud import Gcloud
+from launcher.backends.tpu.ssh import own_key
+from launcher.spec_tpu import Tpu
 from tpu.cloud import Cloud
 from tpu.slices import ZONE
 
@@ -70,3 +73,28 @@ def test_what_is_wrong_is_said(gcloud: Callable[..., subprocess.CompletedProcess
 
     assert denied.returncode == 1
     assert "PERMISSION_DENIED" in denied.stderr
+
+
+def test_the_launcher_enters_hosts_by_it(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the launcher's key, which is in the metadata: gcloud changes nothing there."""
+    for name, value in {**cloud.env, **QUIET, "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    key = own_key()
+    body = {
+        "acceleratorType": "v4-16",
+        "runtimeVersion": "tpu-ubuntu2204-base",
+        "networkConfig": {"enableExternalIps": True},
+        "metadata": {"ssh-keys": key.public},
+    }
+    cloud.finish(cloud.call("POST", f"{ZONE}/nodes", body, nodeId="entered"))
+    way = Gcloud("entered", ZONE, Tpu(project="fake-project", ssh="gcloud"), key)
+
+    said = way.python(
+        1, ("-c", "import json, os, sys; print(json.dumps([os.uname().nodename, sys.stdin.read()]))"), "x"
+    )
+
+    assert (said[0].rpartition("-")[2], said[1]) == ("1", "x")
+    assert said[0].startswith("t1v-n-")
+    changed = [one for one in cloud.requests() if one["method"] == "nodes.patch" and "entered" in one["path"]]
+    assert changed == []
+    cloud.finish(cloud.call("DELETE", f"{ZONE}/nodes/entered"))

@@ -1,6 +1,7 @@
 """Runs on the fake Cloud TPU, from the request for machines until nothing is left of them. Ranks are stubs."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,6 +57,19 @@ def test_a_run_has_machines_of_its_own_and_leaves_none(launch: Callable[..., Lau
     environment = one.run.read_json("attempts/001/environment-1.json")
     assert environment["MASTER_ADDR"] != "127.0.0.1"
     assert environment["LAUNCHER_SCRATCH"] == "/home/launcher/.launcher/scratch"
+
+
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="NOT TESTED: the gcloud CLI, which is not installed")
+def test_hosts_may_be_reached_by_gcloud(launch: Callable[..., Launch]) -> None:
+    one = launch(tpu={"ssh": "gcloud"})
+    one.ends_after(8)
+    one.drive("SILENT_S=60")
+
+    assert "state='finished'" in one.wait(240)
+    assert one.causes == ["finished"]
+    assert one.nothing_left()
+    assert one.log(1, 1).startswith("rank 1 of 2")
+    assert not [request for request in one.requests if request["method"] == "nodes.patch"]
 
 
 def test_preempted_then_a_host_lost_then_sold_out_it_comes_back_each_time(launch: Callable[..., Launch]) -> None:

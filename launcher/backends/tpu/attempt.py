@@ -12,9 +12,10 @@ from typing import Any
 
 from launcher.backends.tpu.api import Api
 from launcher.backends.tpu.errors import Json, TpuError, Trouble
-from launcher.backends.tpu.hosts import HOME, LIBRARY, Host, Hosts
+from launcher.backends.tpu.gcloud import Gcloud
+from launcher.backends.tpu.hosts import LIBRARY, Host, Hosts
 from launcher.backends.tpu.slices import Slice
-from launcher.backends.tpu.ssh import Key, Ssh
+from launcher.backends.tpu.ssh import HOME, Key, Ssh, Way
 from launcher.backends.tpu.states import Stand, View
 from launcher.diagnosis import attempt_cause
 from launcher.layout import attempt_folder, progress_path
@@ -170,17 +171,22 @@ class MachineAttempt:
         if len(endpoints) != hosts:
             self._end(Cause.ERROR, f"{self._tpu.accelerator_type} has {len(endpoints)} hosts, not {hosts} as planned")
             return None
+        if (way := self._way(node, [_address(one) for one in endpoints])) is None:
+            return None
+        orders = orders_of(plan, self._tpu, endpoints[0]["ipAddress"])
+        return Hosts(way, self._run.storage, f"{HOME}/{attempt_folder(self._number)}", orders)
+
+    def _way(self, node: Json, addresses: Sequence[str]) -> Way | None:
+        if self._tpu.ssh != "openssh":
+            return Gcloud(self._claim.name, self._claim.zone, self._tpu, self._key)
         keys = self._api.host_keys(self._claim.zone, self._claim.name)
-        if len(keys) < hosts or not all(keys):
+        if len(keys) < len(addresses) or not all(keys):
             return None
         metadata = node.get("metadata", {})
         if self._key.public not in metadata.get("ssh-keys", ""):  # its driver was on another machine
             both = "\n".join(filter(None, (metadata.get("ssh-keys"), self._key.public)))
             self._api.change_node(self._claim.zone, self._claim.name, metadata={**metadata, "ssh-keys": both})
-        addresses = [_address(one) for one in endpoints]
-        ssh = Ssh(f"{self._claim.zone}/{self._claim.name}", addresses, keys, self._key)
-        orders = orders_of(plan, self._tpu, endpoints[0]["ipAddress"])
-        return Hosts(ssh, self._run.storage, f"{HOME}/{attempt_folder(self._number)}", orders)
+        return Ssh(f"{self._claim.zone}/{self._claim.name}", addresses, keys, self._key)
 
     def _judged(self, hosts: Hosts) -> tuple[Cause, str] | None:
         """How the attempt has ended, as far as hosts can tell; None while it has not."""

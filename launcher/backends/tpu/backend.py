@@ -12,10 +12,10 @@ from launcher.backends.ranks import place_env
 from launcher.backends.tpu.api import Api
 from launcher.backends.tpu.attempt import MachineAttempt
 from launcher.backends.tpu.claims import claim_path
-from launcher.backends.tpu.hosts import HOME, LIBRARY, SCRATCH
+from launcher.backends.tpu.hosts import LIBRARY, SCRATCH
 from launcher.backends.tpu.machines import chips_a_host, hosts_of
 from launcher.backends.tpu.slices import check_zones
-from launcher.backends.tpu.ssh import own_key
+from launcher.backends.tpu.ssh import HOME, own_key
 from launcher.elastic import check_size
 from launcher.errors import UsageError
 from launcher.layout import code_archive, code_folder, code_root, log_path, spec_path

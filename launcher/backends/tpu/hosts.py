@@ -13,17 +13,14 @@ from typing import Any
 
 from launcher.backends.tpu import runner
 from launcher.backends.tpu.library import packed
-from launcher.backends.tpu.ssh import Ssh
+from launcher.backends.tpu.ssh import HOME, Way
 from launcher.errors import LauncherError
 from launcher.output import store, stored
 from launcher.storage import Storage
 
-HOME = "/home/launcher/.launcher"
-"""On the hosts, of the user that `ssh.USER` names."""
 LIBRARY = f"{HOME}/lib"
 """Where the launcher itself is brought to."""
 SCRATCH = Path(HOME, "scratch")
-LOOK_S = 1.5
 _AT_ONCE = 64
 _BEGIN = (
     *("-I", "-S", "-c"),  # Python starts sooner without what is installed beside it
@@ -75,19 +72,19 @@ class Host:
 class Hosts:
     """The hosts of a slice. Nothing here waits for one."""
 
-    def __init__(self, ssh: Ssh, storage: Storage, folder: str, orders: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, way: Way, storage: Storage, folder: str, orders: Sequence[dict[str, Any]]) -> None:
         """
         Args:
             folder: of the attempt, on each host.
             orders: for each host's runner.
         """
-        self._ssh, self._storage, self._folder, self._orders = ssh, storage, folder, orders
+        self._way, self._storage, self._folder, self._orders = way, storage, folder, orders
         self._pool = ThreadPoolExecutor(min(_AT_ONCE, len(orders)), "hosts")
         now = time.monotonic()
         self.all = [Host({one["rank"]: one["log"] for one in order["ranks"]}, now) for order in orders]
         # Here, not in each thread: a cache holds nobody back who asks while the first is at work.
         self._bring = {"folder": folder, "runner": Path(runner.__file__).read_text(), "library": packed()}
-        self._period_s = LOOK_S * max(1.0, len(orders) / 16)
+        self._period_s = way.look_s * max(1.0, len(orders) / 16)
 
     def tick(self, *, stop: bool) -> None:
         """Take what has come, and ask for more. To be called often.
@@ -106,7 +103,7 @@ class Hosts:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._ssh.close()
+        self._way.close()
 
     @property
     def codes(self) -> dict[int, int]:
@@ -124,13 +121,13 @@ class Hosts:
 
     def _begin(self, worker: int, host: Host, stop: bool) -> Any:
         message = {**self._bring, "order": self._orders[worker]}
-        return self._ssh.python(worker, _BEGIN, json.dumps(message))
+        return self._way.python(worker, _BEGIN, json.dumps(message))
 
     def _look(self, worker: int, host: Host, stop: bool) -> Any:
         if host.offsets is None:
             host.offsets = {rank: stored(self._storage, path) for rank, path in host.ranks.items()}
         word = json.dumps({"offsets": host.offsets, "stop": stop})
-        answer = self._ssh.python(worker, ("-I", "-S", f"{self._folder}/runner.py", "look", self._folder, word))
+        answer = self._way.python(worker, ("-I", "-S", f"{self._folder}/runner.py", "look", self._folder, word))
         more = False
         for rank, path in host.ranks.items():
             if data := base64.b64decode(answer["logs"].get(str(rank), "")):
@@ -149,7 +146,6 @@ class Hosts:
         host.answered, host.error = time.monotonic(), ""
         if not host.begun:
             host.begun = bool(answer["begun"])
-            host.due = 0.0
             return
         host.alive, host.state = answer["alive"], answer["state"] or {}
         host.told = host.over and not answer["more"]

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from launcher import shell
 from launcher.address import own
@@ -20,7 +20,9 @@ from launcher.driver import start_ticks
 from launcher.errors import LauncherError
 
 USER = "launcher"
-_TIMEOUT_S = 40.0
+HOME = f"/home/{USER}/.launcher"
+"""On the hosts."""
+TIMEOUT_S = 120.0
 """Of one command. A host that is silent is given up before, by ssh itself."""
 _OPTIONS = {
     "BatchMode": "yes",
@@ -62,7 +64,7 @@ def own_key() -> Key:
         beside = private.with_name(f"{private.name}.{os.getpid()}")
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", USER, "-f", str(beside)]
         try:
-            done = shell.ask(command, env=os.environ, timeout_s=_TIMEOUT_S)
+            done = shell.ask(command, env=os.environ, timeout_s=TIMEOUT_S)
         except FileNotFoundError:
             raise LauncherError("ssh-keygen is not on PATH: Cloud TPU needs OpenSSH's client here") from None
         if done.code:
@@ -72,8 +74,27 @@ def own_key() -> Key:
     return Key(private, f"{USER}:{public.read_text().strip()}")
 
 
+class Way(Protocol):
+    """To the hosts of one slice. May be used from several threads."""
+
+    look_s: float
+    """How often a host may be looked at: of what it costs here."""
+
+    def python(self, worker: int, argv: Sequence[str], given: str = "") -> Any:
+        """Have a host's own Python do something, and return the JSON that it prints.
+
+        Raises:
+            SshError: the host does not answer, or what it runs fails.
+        """
+
+    def close(self) -> None:
+        """End the connections that are kept open. What runs on the hosts does not notice."""
+
+
 class Ssh:
-    """The hosts of one slice. May be used from several threads."""
+    """OpenSSH as the way."""
+
+    look_s = 1.5
 
     def __init__(self, name: str, addresses: Sequence[str], host_keys: Sequence[Sequence[tuple[str, str]]], key: Key):
         """
@@ -95,27 +116,15 @@ class Ssh:
         self._known.write_text("".join(lines))
 
     def python(self, worker: int, argv: Sequence[str], given: str = "") -> Any:
-        """Have a host's own Python do something, and return the JSON that it prints.
-
-        Raises:
-            SshError: the host does not answer, or what it runs fails.
-        """
         # One word for the shell of the other side.
         remote = shlex.join(["python3", *argv])
-        done = shell.ask(self._command(worker, remote), env=os.environ, given=given, timeout_s=_TIMEOUT_S)
-        if done.code:
-            said = " ".join(done.stderr.split()) or f"exit code {done.code}"
-            raise SshError(f"host {worker} ({self._addresses[worker]}): {said}")
-        try:
-            return json.loads(done.stdout)
-        except ValueError:
-            raise SshError(f"host {worker} ({self._addresses[worker]}): it said {done.stdout[:200]!r}") from None
+        done = shell.ask(self._command(worker, remote), env=os.environ, given=given, timeout_s=TIMEOUT_S)
+        return answer_of(done, f"host {worker} ({self._addresses[worker]})")
 
     def close(self) -> None:
-        """End the connections that are kept open. What runs on the hosts does not notice."""
         for worker in range(len(self._addresses)):
             if (self._folder / str(worker)).exists():
-                shell.ask([*self._command(worker, "")[:-1], "-O", "exit"], env=os.environ, timeout_s=_TIMEOUT_S)
+                shell.ask([*self._command(worker, "")[:-1], "-O", "exit"], env=os.environ, timeout_s=TIMEOUT_S)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _command(self, worker: int, remote: str) -> list[str]:
@@ -128,6 +137,17 @@ class Ssh:
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         where = f"{USER}@{self._addresses[worker]}"
         return ["ssh", "-T", "-F", "none", "-i", str(self._key.private), *words, where, remote]
+
+
+def answer_of(done: shell.Printed, host: str) -> Any:
+    """The JSON that came back from a host. Raises SshError."""
+    if done.code:
+        said = " ".join(done.stderr.split()) or f"exit code {done.code}"
+        raise SshError(f"{host}: {said}")
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise SshError(f"{host}: it said {done.stdout[:200]!r}") from None
 
 
 def _alias(worker: int) -> str:
