@@ -24,6 +24,7 @@ from launcher.events import (
 from launcher.layout import attempt_folder, finished_path, spec_path
 from launcher.policy import Cause, Finish, Phase, Seen, Start, Wait, decide
 from launcher.run import Run
+from launcher.scratch import clear
 from launcher.spec import JobSpec
 from launcher.state import Attempt, RunState
 from launcher.status import last_step, living_driver
@@ -164,6 +165,7 @@ class Supervisor:
                 handle = self._backend.start(plan)
                 self._append(AttemptStarted(attempt=number, hosts=plan.hosts, idle=plan.idle, handle=handle))
             case Finish(end, reason):
+                clear(self._run.storage)  # before that: whoever resumes the run may be at home there
                 self._run.ledger.append(RunEnded(state=end, reason=reason), after=state.version)
             case Wait():
                 pass

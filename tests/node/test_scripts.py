@@ -169,7 +169,7 @@ def test_checkpoint_measures_each_method_and_the_floors(
 
     said = capsys.readouterr().out
     assert {line[4:32].strip() for line in said.splitlines()} > script.METHODS.keys(), said
-    assert said.count("goal") == len(("stall", "total", "durable", "memory")) + 4
+    assert said.count("goal") == len(("stall", "total", "durable", "memory", "cached", "dropped"))
     assert re.search(r"memory at its peak, to the state: (0\.9|1\.[0-3])\d x", said), said
 
 
