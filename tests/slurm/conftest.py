@@ -33,7 +33,7 @@ SETTINGS = Settings(
     shared=tuple({path for path in map(str, (REPOSITORY, sys.prefix, DATA)) if path.startswith("/tmp/")}),
 )
 OTHER = Settings(
-    nodes=1,
+    nodes=2,
     accounting=False,
     proctrack="linuxproc",
     grace_seconds=2,
@@ -63,7 +63,7 @@ def cluster(make: Callable[[str], Cluster]) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def other(make: Callable[[str], Cluster]) -> Iterator[Cluster]:
-    """One node, without: accounting, control groups, requeueing unless asked for, signals of the user's choice."""
+    """Two nodes, without: accounting, control groups, requeueing unless asked for, signals of the user's choice."""
     yield from up(make("b"), OTHER)
 
 

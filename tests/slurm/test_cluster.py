@@ -41,7 +41,7 @@ def test_waiting_ends_when_a_job_has_ended_in_another_state(cluster: Cluster) ->
 
 
 def test_a_subprocess_gets_the_cluster_by_its_environment(cluster: Cluster, other: Cluster) -> None:
-    for one, nodes in ((cluster, 8), (other, 1)):
+    for one, nodes in ((cluster, 8), (other, 2)):
         listed = subprocess.run(
             ["sinfo", "-hN", "-p", "main"], env={**os.environ, **one.env}, capture_output=True, text=True, check=True
         )

@@ -61,7 +61,7 @@ def test_one_with_the_opposite_of_its_settings(
 
     facts, _ = probed(capsys, "--on", "other")
 
-    assert facts.partitions["main"].nodes == [Nodes(count=1, cpus=4, memory_mb=16000)]
+    assert facts.partitions["main"].nodes == [Nodes(count=2, cpus=4, memory_mb=16000)]
     assert (facts.accounting, facts.job_requeue, facts.user_signal) == (False, False, False)
     assert (facts.accounts, facts.qos) == (None, None)
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -214,6 +215,34 @@ def test_a_run_that_an_administrator_requeues_comes_back(run: Launch) -> None:
     assert run.disorder() == []
 
 
+def on_either(cluster: Cluster, nodes: tuple[str, ...], script: dict[str, Any] = TRAINS) -> Launch:
+    """It needs one node, and may have either."""
+    others = [name for name in cluster.settings.node_names if name not in nodes]
+    return launch(cluster, nodes, script, slurm={"nodelist": [], "exclude": others}, resources={"nodes": 1})
+
+
+@scenario
+def drained(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
+    """Its node is to be repaired, and an administrator has the job leave it."""
+    run = on_either(cluster, nodes)
+    run.until(run.trains, "it to train")
+    (node,) = run.hosts
+    cluster.drain(node)
+    cluster.scontrol("requeue", str(run.job))
+    run.finish(attempt=2)
+    cluster.resume(node)
+    return run
+
+
+@of("drained")
+def test_a_run_leaves_a_drained_node_for_another(run: Launch) -> None:
+    first, second = run.status["attempts"]
+    assert (first["cause"], second["cause"]) == ("preempted", "finished")
+    assert first["hosts"] != second["hosts"]
+    assert run.lost == 0
+    assert run.disorder() == []
+
+
 @scenario
 def never_requeued(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
     run = launch(cluster, nodes, slurm={"partition": "low"})
@@ -321,11 +350,8 @@ def test_it_is_said_which_rank_was_killed_and_where(run: Launch) -> None:
 
 @scenario
 def killed_on_one_host(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
-    """It needs one node, and may have either."""
-    others = [name for name in cluster.settings.node_names if name not in nodes]
     script = {"1.1": [["sleep", 0.5], ["die", 9]], "2.1": [["sleep", 0.5], ["die", 9]], **TRAINS}
-    anywhere = {"nodelist": [], "exclude": others}
-    return launch(cluster, nodes, script, slurm=anywhere, resources={"nodes": 1}).finish(attempt=3)
+    return on_either(cluster, nodes, script).finish(attempt=3)
 
 
 @of("killed_on_one_host")

@@ -254,7 +254,7 @@ class TestFaultyHosts:
             ("started", 4, {}, True),
             ("started", 2, {"resources": {"nodes": 2}}, False),  # there are no others
             ("started", 4, {"slurm": {"nodelist": ["n[1-2]"]}}, False),  # the spec wants it
-            ("scancel", 4, {}, False),  # it ends anyway
+            ("grace-scancel-requeue", 4, {}, False),  # it ends anyway
         ],
     )
     def test_it_is_left_for_others_where_that_is_possible(
