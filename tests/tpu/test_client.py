@@ -11,6 +11,7 @@ import pytest
 
 from launcher.backends.tpu import api as client
 from launcher.backends.tpu.api import Api
+from launcher.backends.tpu.credentials import Tokens
 from launcher.backends.tpu.errors import TpuError, Trouble, error_of
 from tpu.cloud import Cloud
 from tpu.slices import ZONE, eventually
@@ -294,6 +295,23 @@ def test_without_them_gcloud_is_asked(api: Cloud, tmp_path: Path) -> None:
     done = in_a_process(api, tmp_path, PATH=path, NO_GCE_CHECK="true")
 
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_login_that_was_revoked_is_told_with_how_to_get_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    import google.auth
+
+    class Revoked:
+        valid = False
+
+        def refresh(self, request: object) -> None:
+            raise google.auth.exceptions.RefreshError("invalid_grant: Token has been expired or revoked.")
+
+    monkeypatch.setattr(google.auth, "default", lambda scopes: (Revoked(), "project"))
+
+    error = refused(Tokens())
+    assert error.trouble == Trouble.UNAUTHENTICATED
+    assert "the credentials are good no longer (invalid_grant" in str(error)
+    assert "log in: gcloud auth application-default login" in str(error)
 
 
 def test_where_there_are_none_it_says_how_to_get_some(api: Cloud, tmp_path: Path) -> None:
