@@ -34,7 +34,7 @@ def guarantee(accelerator: str, ranks: int, *, deterministic: bool, exact: str) 
     """What a resumed run has in common with one that was never touched.
 
     Args:
-        accelerator: `cpu`, `gpu`, or `xla`, which is XLA on the CPU.
+        accelerator: `cpu`, `gpu`, `xla`, which is XLA on the CPU, or `tpu`, which is XLA on that.
         deterministic: trainer.deterministic is on.
         exact: that of the spec.
     """
@@ -43,6 +43,8 @@ def guarantee(accelerator: str, ranks: int, *, deterministic: bool, exact: str) 
         return f"the same weights and optimizer states to the bit, on any power of two{same}; metrics up to rounding"
     if accelerator in ("cpu", "xla"):
         return "the same bits, while the number of ranks and of threads stays the same"
+    if accelerator == "tpu":
+        return "the same samples and random numbers; whether a TPU gives the same bits, nobody has tried"
     if not deterministic:
         return "the same samples and random numbers; for the same bits set trainer.deterministic: true"
     if ranks == 1:

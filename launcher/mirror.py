@@ -73,7 +73,7 @@ class Mirror:
         try:
             self.push()
         except OSError as error:
-            log.warning("what the loggers wrote is not stored yet: %s", error.strerror or error)
+            log.warning("%s is not stored yet: %s", self.prefix, error.strerror or error)
 
 
 def refresh(storage: Storage, prefix: str, folder: Path, seen: Mapping[str, Entry]) -> Mapping[str, Entry]:

@@ -57,9 +57,8 @@ def plan(args: argparse.Namespace) -> int:
         usable = ", ".join(map(str, allowed_nodes(spec, None, tasks)))
         terminal.line(f"  nodes       {resources.least_nodes} to {resources.most_nodes} nodes; on {usable}")
     ranks, deterministic = world_size(record, spec, planned), bool(spec.trainer.deterministic)
-    terminal.line(
-        f"  resumed     {guarantee(planned.accelerator, ranks, deterministic=deterministic, exact=spec.exact)}"
-    )
+    device = "tpu" if planned.env.get("PJRT_DEVICE") == "TPU" else planned.accelerator
+    terminal.line(f"  resumed     {guarantee(device, ranks, deterministic=deterministic, exact=spec.exact)}")
     terminal.line(f"  resumed on  {', '.join(map(str, allowed_sizes(spec, ranks)))} rank(s)")
     terminal.line(f"  directory   {planned.run_dir}")
     terminal.line(f"  workdir     {planned.workdir}")
@@ -125,7 +124,7 @@ def _script(record: Record, runs: Sequence[JobSpec], run_dir: str) -> str:
 
 
 def _machines(record: Record, spec: JobSpec, run_dir: str) -> dict[str, Any]:
-    from launcher.backends.tpu.slices import first_request
+    from launcher.backends.tpu.claims import first_request
 
     assert spec.tpu, "the plan has seen to that"
     return first_request(record.id, run_dir, spec.tpu)

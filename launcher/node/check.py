@@ -31,6 +31,8 @@ def main(request: dict[str, Any]) -> None:
     if accelerator == "xla" and request["elsewhere"] and find_spec("torch_xla") is None:
         # Ranks have another Python, which may well have it. All but the device can be checked.
         spec, accelerator = _without_strategy(spec), "cpu"
+    if os.environ.get("PJRT_DEVICE") == "TPU":
+        os.environ["PJRT_DEVICE"] = "CPU"  # a chip that is looked at is taken, and waits for its peers
     build_model_and_data(spec)
     with tempfile.TemporaryDirectory(prefix="launcher-check-") as folder:
         place = Place(

@@ -121,7 +121,7 @@ def build_trainer(spec: JobSpec, place: Place, own: Sequence[Callback] = ()) -> 
     ]
     device = {"accelerator": place.accelerator, "strategy": objects["strategy"] or "auto"}
     if place.accelerator == "xla":
-        device = _xla_arguments()
+        device = _xla_arguments(place)
     logger = build_loggers(given.pop("logger", True), place.run_dir, place.files)
     try:
         return Trainer(
@@ -140,7 +140,7 @@ def build_trainer(spec: JobSpec, place: Place, own: Sequence[Callback] = ()) -> 
         raise CannotInstantiate(f"trainer: {error}") from error
 
 
-def _xla_arguments() -> dict[str, Any]:
+def _xla_arguments(place: Place) -> dict[str, Any]:
     try:
         from launcher.node import xla
     except ImportError as error:
@@ -148,4 +148,4 @@ def _xla_arguments() -> dict[str, Any]:
             f"trainer.strategy: xla needs torch-xla, and the PyTorch that it is made for: {error}; install "
             "'launcher[tpu]' into an environment of its own"
         ) from error
-    return xla.trainer_arguments()
+    return xla.trainer_arguments(place)

@@ -1,7 +1,7 @@
-"""XLA by torch_xla, and all that the launcher knows of it: one process, one device, one replica of the model.
+"""XLA by torch_xla, and with xla_ranks.py all that the launcher knows of it: one process, one device, one replica.
 
-On PJRT's CPU client, which cannot talk to other processes, gradients are averaged over gloo. Whatever else ranks say to
-one another goes over gloo as well, by way of the host: metrics, buffers, the first weights.
+Gradients are averaged as PJRT_DEVICE allows (xla_ranks.py). Whatever else ranks say to one another goes over gloo, by
+way of the host: metrics, buffers, the first weights.
 
 What has been traced is executed at the same places in each attempt (where a batch comes in, before gradients are
 averaged, after the optimizer's step) and not where somebody happens to look at a value: the compiler fuses what it is
@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
 from typing import Any
 
 os.environ.setdefault("PJRT_DEVICE", "CPU")
@@ -37,10 +36,9 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from launcher.errors import UsageError
 from launcher.node import seeding
+from launcher.node.environment import Place
 from launcher.node.plain import plain
-
-DEVICE = torch.device("xla", 0)
-"""Of every rank: there is one in each process."""
+from launcher.node.xla_ranks import DEVICE, Ranks, join
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +47,16 @@ class WrongWorld(UsageError):
     """The ranks, or the devices of one, are not those that were planned; without this check, nobody would notice."""
 
 
-def trainer_arguments() -> dict[str, Any]:
-    """What to pass to the Trainer.
+def trainer_arguments(place: Place) -> dict[str, Any]:
+    """What to pass to the Trainer of this rank.
 
     Raises:
-        WrongWorld: PJRT_DEVICE names something else than the CPU.
+        WrongWorld: PJRT_DEVICE names something for which there is no strategy here.
     """
-    if runtime.device_type() != "CPU":
-        raise WrongWorld(
-            f"PJRT_DEVICE={runtime.device_type()}: so far trainer.strategy: xla runs on PJRT_DEVICE=CPU alone; unset it"
-        )
+    if (device := runtime.device_type()) not in ("CPU", "TPU"):
+        raise WrongWorld(f"PJRT_DEVICE={device}: with trainer.strategy: xla it is CPU or TPU; set one of them")
     # Tensors of inference mode cannot be traced; Lightning makes this exception for its own XLA accelerator only.
-    return {"accelerator": XlaAccelerator(), "strategy": XlaStrategy(), "inference_mode": False}
+    return {"accelerator": XlaAccelerator(), "strategy": XlaStrategy(join(place)), "inference_mode": False}
 
 
 class XlaAccelerator(Accelerator):
@@ -95,8 +91,9 @@ class XlaAccelerator(Accelerator):
 class XlaStrategy(DDPStrategy):
     """Data parallel as DDP has it, without torch's DistributedDataParallel, which knows no XLA tensors."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks) -> None:
         super().__init__(process_group_backend="gloo")
+        self._ranks = ranks
         self._accumulating = False
 
     # -- ranks
@@ -107,11 +104,12 @@ class XlaStrategy(DDPStrategy):
         reset_seed()
         self.set_world_ranks()
         _init_dist_connection(self.cluster_environment, "gloo", timeout=self._timeout)
-        seen = int(self.reduce(torch.ones((), device=DEVICE), reduce_op="sum"))  # the way that gradients go
+        if (devices := runtime.addressable_runtime_device_count()) != 1:
+            unset = f"{runtime.device_type()}_NUM_DEVICES"
+            raise WrongWorld(f"each rank has one device of its own, but here PJRT has {devices}; unset {unset}")
+        seen = int(self._ranks.summed(torch.ones((), device=DEVICE))) if self.world_size > 1 else 1
         if seen != self.world_size:
-            raise WrongWorld(f"{self.world_size} ranks were started, but gradients reach {seen}")
-        if (devices := runtime.global_runtime_device_count()) != 1:
-            raise WrongWorld(f"each rank has one device of its own, but here PJRT has {devices}; unset CPU_NUM_DEVICES")
+            raise WrongWorld(f"{self.world_size} ranks were started, but {self._ranks.way} gradients reach {seen}")
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
         if not isinstance(tensor, Tensor):
@@ -132,7 +130,9 @@ class XlaStrategy(DDPStrategy):
         self.model_to_device()
         if fits:
             if self.is_global_zero:
-                log.info("XLA on PJRT_DEVICE=%s, gradients averaged over gloo", runtime.device_type())
+                log.info("XLA on PJRT_DEVICE=%s, gradients averaged %s", runtime.device_type(), self._ranks.way)
+                if runtime.device_type() == "TPU":
+                    log.warning("this has never run on a TPU before: hold its first results against those of a CPU")
             self.model = _Replica(self.model, lambda: self._accumulating)
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
@@ -174,7 +174,7 @@ class XlaStrategy(DDPStrategy):
         loss = plugin.pre_backward(closure_loss, model)
         plugin.backward(loss, model, optimizer, *args, **kwargs)
         if self.world_size > 1 and not self._accumulating:
-            _average([one for one in model.parameters() if one.requires_grad], self.world_size)
+            self._ranks.average([one for one in model.parameters() if one.requires_grad], self.world_size)
         return plugin.post_backward(loss, model)
 
     def optimizer_step(
@@ -220,21 +220,6 @@ def _from_rank_0(tensors: list[Tensor]) -> None:
         dist.broadcast(host, 0)
         with torch.no_grad():
             tensor.copy_(host)
-
-
-def _average(parameters: list[nn.Parameter], ranks: int) -> None:
-    """Collective. Replace gradients by their mean over all ranks; where one rank has none, it counts as zeros there."""
-    torch_xla.sync()
-    used = torch.tensor([float(one.grad is not None) for one in parameters])
-    width = reduce(torch.promote_types, {one.dtype for one in parameters}, torch.float32)
-    hosts = [(torch.zeros_like(one, device="cpu") if one.grad is None else one.grad.cpu()) for one in parameters]
-    total = torch.cat([used.to(width), *(one.to(width).flatten() for one in hosts)])
-    dist.all_reduce(total.div_(ranks))
-    averaged = total.to(DEVICE)[len(parameters) :]
-    parts = torch.split(averaged, [one.numel() for one in parameters])
-    for parameter, users, part in zip(parameters, total[: len(parameters)].tolist(), parts, strict=True):
-        if users:
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
 
 def _gathered(tensor: Tensor, group: Any = None) -> list[Tensor]:

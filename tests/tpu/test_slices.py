@@ -10,9 +10,10 @@ import pytest
 
 from launcher.backends.tpu import slices
 from launcher.backends.tpu.api import Api
+from launcher.backends.tpu.claims import Claim, owner_of, resource_name
 from launcher.backends.tpu.errors import TpuError, Trouble
 from launcher.backends.tpu.machines import hosts_of, runtime_of
-from launcher.backends.tpu.slices import Claim, Slice, check_zones, owner_of, resource_name
+from launcher.backends.tpu.slices import Slice, check_zones
 from launcher.backends.tpu.states import Stand, View, view
 from launcher.errors import UsageError
 from launcher.policy import Cause

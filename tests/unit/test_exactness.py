@@ -70,6 +70,7 @@ def test_what_may_change_the_result_is_said(new: dict[str, Any], said: str) -> N
     [
         (("cpu", 3, False, "resume"), "the same bits, while the number of ranks"),
         (("xla", 2, False, "resume"), "the same bits, while the number of ranks"),
+        (("tpu", 2, False, "resume"), "whether a TPU gives the same bits, nobody has tried"),
         (("gpu", 1, False, "resume"), "trainer.deterministic: true"),
         (("gpu", 1, True, "resume"), "the same bits, on GPUs of the same kind"),
         (("gpu", 8, True, "resume"), "NCCL_ALGO"),

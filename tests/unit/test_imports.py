@@ -69,11 +69,11 @@ def test_what_runs_on_hosts_takes_nothing_that_is_not_there() -> None:
     assert {name.split(".")[0] for name in imports(runner)} <= {*sys.stdlib_module_names, "__future__"}
 
 
-def test_one_module_knows_torch_xla() -> None:
+def test_two_modules_know_torch_xla() -> None:
     knowing = {
         file.name for file, _ in parts("launcher") if "torch_xla" in {name.split(".")[0] for name in imports(file)}
     }
-    assert knowing == {"xla.py"}
+    assert knowing == {"xla.py", "xla_ranks.py"}
 
 
 def test_the_model_knows_nothing_of_the_launcher() -> None:

@@ -10,7 +10,8 @@ import pytest
 from launcher.backend import Plan
 from launcher.backends.tpu.attempt import orders_of
 from launcher.backends.tpu.backend import TpuBackend, python_of
-from launcher.backends.tpu.slices import first_request
+from launcher.backends.tpu.claims import first_request
+from launcher.backends.tpu.machines import chips_a_host
 from launcher.errors import UsageError
 from launcher.record import Code, Record, Tree
 from launcher.spec import JobSpec
@@ -70,10 +71,37 @@ def held(name: str, body: Any, request: pytest.FixtureRequest) -> None:
                 resources={"tasks_per_node": 2, "cpus_per_task": 4, "nodes": 7},
             ),
         ),
+        (
+            "tpu-xla",
+            lambda: plan(
+                {**LEAST, "accelerator_type": "v5litepod-16"},
+                trainer={"strategy": "xla"},
+                resources={"tasks_per_node": 2},
+            ),
+        ),
     ],
 )
 def test_a_plan_is_what_it_was(name: str, make: Callable[[], Plan], request: pytest.FixtureRequest) -> None:
     held(name, make().as_json(), request)
+
+
+@pytest.mark.parametrize(
+    ("accelerator_type", "chips"),
+    [("v4-8", 4), ("v4-32", 4), ("v5p-128", 4), ("v5litepod-1", 1), ("v5litepod-8", 8), ("v6e-256", 4)],
+)
+def test_xla_has_a_rank_for_each_chip(accelerator_type: str, chips: int) -> None:
+    planned = plan({**LEAST, "accelerator_type": accelerator_type}, trainer={"strategy": "xla"})
+
+    assert planned.tasks_per_node == chips == chips_a_host(accelerator_type)
+    assert planned.env["PJRT_DEVICE"] == "TPU"
+
+
+def test_on_the_hosts_cpus_it_has_as_many_ranks_as_are_asked_for() -> None:
+    on_cpu: dict[str, Any] = {"trainer": {"strategy": "xla"}, "env": {"vars": {"PJRT_DEVICE": "CPU"}}}
+
+    assert plan(LEAST, **on_cpu).tasks_per_node == 1
+    assert plan(LEAST, **on_cpu, resources={"tasks_per_node": 3}).tasks_per_node == 3
+    assert plan(LEAST, **on_cpu).env["PJRT_DEVICE"] == "CPU"
 
 
 def test_hosts_are_told_where_an_object_store_is_that_is_not_google_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +149,10 @@ def test_what_would_be_checked_imports_from_the_live_tree() -> None:
         ({"tpu": {}}, "tpu.accelerator_type, tpu.zone, tpu.project: required on Cloud TPU"),
         ({"tpu": {**LEAST, "accelerator_type": "v9-8"}}, "v9-8 is none that is known here"),
         ({"code_": {"snapshot": False}}, "code.snapshot: false"),
+        (
+            {"tpu": {**LEAST, "accelerator_type": "v3-8"}, "trainer": {"strategy": "xla"}},
+            "v3-8: a chip of v3 has two devices, .* use a later generation",
+        ),
         ({"resources": {"gpus_per_node": 1}}, "resources.gpus_per_node: hosts of Cloud TPU have none"),
     ],
 )

@@ -148,6 +148,8 @@ def test_ddp_and_xla_learn_mnist_alike(xla_python: Path, tmp_path: Path) -> None
         env = {**os.environ, "LAUNCHER_RUNS": str(tmp_path)}
         done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+        log = (tmp_path / strategy / "attempts/001/logs/rank-00000.log").read_text()
+        assert ("XLA on PJRT_DEVICE=CPU" in log) == (strategy == "xla")
         shown = json.loads(done.stdout.splitlines()[-1])
         assert (shown["precision"], shown["compute"]) == ("bf16-mixed", "bfloat16")
         return float(shown["metrics"]["test_acc"])

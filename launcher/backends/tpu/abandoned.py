@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from launcher.address import storage_at
 from launcher.backends.tpu.api import Api
+from launcher.backends.tpu.claims import owner_of
 from launcher.backends.tpu.errors import Json
-from launcher.backends.tpu.slices import owner_of
 from launcher.driver import is_alive
 from launcher.errors import LauncherError
 from launcher.run import Run

@@ -11,9 +11,10 @@ from launcher.backend import Handle, Plan, RankPlan
 from launcher.backends.ranks import place_env
 from launcher.backends.tpu.api import Api
 from launcher.backends.tpu.attempt import MachineAttempt
+from launcher.backends.tpu.claims import claim_path
 from launcher.backends.tpu.hosts import HOME, LIBRARY, SCRATCH
-from launcher.backends.tpu.machines import hosts_of
-from launcher.backends.tpu.slices import check_zones, claim_path
+from launcher.backends.tpu.machines import chips_a_host, hosts_of
+from launcher.backends.tpu.slices import check_zones
 from launcher.backends.tpu.ssh import own_key
 from launcher.elastic import check_size
 from launcher.errors import UsageError
@@ -57,16 +58,19 @@ class TpuBackend:
             raise UsageError("resources.gpus_per_node: hosts of Cloud TPU have none; leave it out")
         assert tpu.accelerator_type
         hosts, tasks = hosts_of(tpu.accelerator_type), spec.resources.tasks_per_node or 1
+        accelerator, variables = "cpu", dict(spec.env.vars)
         if asks_for_xla(spec):
             check_xla(spec)
-        accelerator = "xla" if asks_for_xla(spec) else "cpu"
+            accelerator = "xla"
+            if variables.setdefault("PJRT_DEVICE", "TPU") == "TPU":  # else the hosts' CPUs
+                tasks = chips_a_host(tpu.accelerator_type)
         check_size(spec, record.ranks, hosts * tasks, accelerator)
         threads = spec.resources.cpus_per_task
         home = str(scratch(run_dir, SCRATCH))
         code = record.code
         snapshot = f"{scratch(code_root(run_dir, code), SCRATCH)}/{code_folder(code)}" if code else ""
         env = {
-            **spec.env.vars,
+            **variables,
             **place_env(run_dir, attempt, hosts * tasks, tasks, accelerator, threads or 1),
             # Without a snapshot it is only looked at what would be executed, on this machine.
             "PYTHONPATH": os.pathsep.join([*(import_path(code, snapshot) if code else record.import_path), LIBRARY]),

@@ -5,65 +5,42 @@ address, the attempt and the count: whoever drives the run after a crash asks fo
 name.
 """
 
-import hashlib
 import json
 import logging
-import re
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, replace
 
 from launcher.backends.tpu.api import Api
+from launcher.backends.tpu.claims import (
+    LEASE,
+    Claim,
+    claim_path,
+    labels_of,
+    lease_of,
+    owner_of,
+    request_body,
+    resource_name,
+)
 from launcher.backends.tpu.errors import ELSEWHERE, PASSING, Json, TpuError, Trouble
 from launcher.backends.tpu.machines import runtime_of
 from launcher.backends.tpu.states import Stand, View, view
 from launcher.errors import UsageError
-from launcher.layout import attempt_folder
 from launcher.policy import Cause
-from launcher.spec_fields import seconds
-from launcher.spec_tpu import OWN, Tpu
+from launcher.spec_tpu import Tpu
 from launcher.storage import Storage
 
 LEASE_S = 1800.0
 """For so long nobody takes the machines for abandoned; renewed at half of it."""
 SETTLES_S = 30.0
 """What was asked for may not be seen for so long."""
-ELSEWHERE_S = 900.0
-"""How long a zone has to have machines, where there are several and the spec does not say."""
 AGAIN_S = 60.0
 """Pause after all zones have been asked in vain."""
-RUN, ATTEMPT, LEASE = (f"{OWN}{name}" for name in ("run", "attempt", "lease"))
-"""Labels; in the metadata, RUN is the address of the run directory."""
 _WAITED_OUT = (*PASSING, Trouble.UNAUTHENTICATED)
 """A login that has expired was good when the run began: somebody logs in again."""
 
 _ASKED = View(Stand.WAITING, "it is asked for")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What an attempt has asked for last: slice.json."""
-
-    count: int
-    """How often it has asked, with this time."""
-    zone: str
-    name: str
-    """Of the queued resource, and of its node."""
-    asked: float = 0.0
-    """When the API took it, in seconds since 1970; 0: nobody has written down that it did."""
-    ready: float = 0.0
-    """When the machines came up."""
-    not_before: float = 0.0
-    """When it may be asked for: after a round through all zones there is a pause."""
-    refused: dict[str, str] = field(default_factory=dict)
-    """Zones of this round that have none, and the Trouble why."""
-    leaves: str = ""
-    """Why what was asked for in this zone is deleted, and the next is asked; else ""."""
-    verdict: dict[str, Any] | None = None
-    """How the attempt has ended: `cause`, `reason`, `lost`. The machines are to be deleted."""
 
 
 class Slice:
@@ -208,65 +185,7 @@ class Slice:
         return following, View(Stand.WAITING, claim.leaves)
 
     def _labels(self) -> dict[str, str]:
-        lease = f"{time.time() + LEASE_S:.0f}"
-        return {RUN: _slug(self._run_id)[:63], ATTEMPT: str(self._attempt), LEASE: lease}
-
-
-def claim_path(attempt: int) -> str:
-    return f"{attempt_folder(attempt)}/slice.json"
-
-
-def resource_name(run_id: str, run_dir: str, attempt: int, count: int) -> str:
-    """At most 63 small letters, digits and dashes; another one for each run directory, attempt and count. Pure."""
-    digest = hashlib.sha256(run_dir.encode()).hexdigest()[:8]
-    tail = f"{digest}-a{attempt}-{count}"
-    return f"{_slug(run_id)[: 62 - len(tail)].rstrip('-')}-{tail}"
-
-
-def request_body(
-    project: str, tpu: Tpu, claim: Claim, run_dir: str, labels: Mapping[str, str], public_key: str
-) -> Json:
-    """Of the call that creates a queued resource. Pure.
-
-    Source: https://cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.queuedResources#QueuedResource, and
-    what `gcloud compute tpus queued-resources create` sends.
-    """
-    assert tpu.accelerator_type, "the plan has seen to that"
-    parent = f"projects/{project}/locations/{claim.zone}"
-    network: Json = {"enableExternalIps": not tpu.internal_ips}
-    for key, value in (("network", tpu.network), ("subnetwork", tpu.subnetwork)):
-        if value:
-            network[key] = value
-    keys = "\n".join(filter(None, (tpu.metadata.get("ssh-keys"), public_key)))
-    node: Json = {
-        "acceleratorType": tpu.accelerator_type,
-        "runtimeVersion": tpu.runtime_version or runtime_of(tpu.accelerator_type),
-        "networkConfig": network,
-        "labels": {**tpu.labels, **labels},
-        "metadata": {**tpu.metadata, "ssh-keys": keys, RUN: run_dir},
-    }
-    if tpu.tags:
-        node["tags"] = list(tpu.tags)
-    if tpu.service_account:
-        scope = "https://www.googleapis.com/auth/cloud-platform"
-        node["serviceAccount"] = {"email": tpu.service_account, "scope": [scope]}
-    body: Json = {"tpu": {"nodeSpec": [{"parent": parent, "nodeId": claim.name, "node": node}]}}
-    if tpu.spot:
-        body["spot"] = {}
-    if tpu.reserved:
-        body["reservationName"] = f"{parent}/reservations/-"
-    wait = seconds(tpu.valid_until_duration) if tpu.valid_until_duration else ELSEWHERE_S if len(tpu.zone) > 1 else None
-    if wait:
-        body["queueingPolicy"] = {"validUntilDuration": f"{wait:.0f}s"}
-    return body
-
-
-def first_request(run_id: str, run_dir: str, tpu: Tpu) -> Json:
-    """What a run's first attempt asks for, but for the lease and the key. Pure."""
-    assert tpu.project, "the plan has seen to that"
-    claim = Claim(count=1, zone=tpu.zone[0], name=resource_name(run_id, run_dir, 1, 1))
-    labels = {RUN: _slug(run_id)[:63], ATTEMPT: "1"}
-    return request_body(tpu.project, tpu, claim, run_dir, labels, "launcher:KEY")
+        return {**labels_of(self._run_id, self._attempt), LEASE: f"{time.time() + LEASE_S:.0f}"}
 
 
 def check_zones(api: Api, tpu: Tpu) -> None:
@@ -284,24 +203,3 @@ def check_zones(api: Api, tpu: Tpu) -> None:
             if error.trouble in (Trouble.INVALID, Trouble.ZONE):
                 raise UsageError(f"tpu: {error}") from None
             raise
-
-
-def owner_of(resource: Json) -> tuple[str | None, int | None, float]:
-    """Address of the run, attempt, and end of the lease (seconds since 1970) of a queued resource or a node; None where
-    it was not made by a launcher. Pure."""
-    specs = resource.get("tpu", {}).get("nodeSpec", [])
-    node = specs[0].get("node", {}) if specs else resource
-    labels, attempt = node.get("labels", {}), node.get("labels", {}).get(ATTEMPT, "")
-    return node.get("metadata", {}).get(RUN), int(attempt) if attempt.isdecimal() else None, lease_of(labels)
-
-
-def lease_of(labels: Mapping[str, str]) -> float:
-    """When it ends, in seconds since 1970."""
-    lease = labels.get(LEASE, "")
-    return float(lease) if lease.isdecimal() else 0.0
-
-
-def _slug(run_id: str) -> str:
-    """As a resource may be called: a small letter first, then small letters, digits and dashes."""
-    word = re.sub(r"[^a-z0-9]+", "-", run_id.lower()).strip("-")
-    return word if word[:1].isalpha() else f"run-{word}".rstrip("-")
