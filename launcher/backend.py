@@ -54,6 +54,11 @@ class Plan:
     def tasks_per_node(self) -> int:
         return sum(rank.node == 0 for rank in self.ranks)
 
+    @property
+    def device(self) -> str:
+        """Of the accelerator, as `exactness.guarantee` has it: with XLA, `tpu`, or `xla` on the CPU."""
+        return "tpu" if self.env.get("PJRT_DEVICE") == "TPU" else self.accelerator
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 

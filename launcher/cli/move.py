@@ -124,7 +124,7 @@ def differences(run: Run, record: Record, spec: JobSpec, plan: Plan) -> list[str
     deterministic = bool(spec.trainer.deterministic)
     if kind_of(record) == "slurm" and (kind := _filesystem(plan.run_dir)) in _DISKS:
         said.append(f"directory: {plan.run_dir} is on a disk of this machine ({kind}): all nodes have to see that")
-    kept = guarantee(layout.accelerator, layout.ranks, deterministic=deterministic, exact=spec.exact)
+    kept = guarantee(plan.device, layout.ranks, deterministic=deterministic, exact=spec.exact)
     return [*said, f"resumed there: {kept}"]
 
 

@@ -57,8 +57,7 @@ def plan(args: argparse.Namespace) -> int:
         usable = ", ".join(map(str, allowed_nodes(spec, None, tasks)))
         terminal.line(f"  nodes       {resources.least_nodes} to {resources.most_nodes} nodes; on {usable}")
     ranks, deterministic = world_size(record, spec, planned), bool(spec.trainer.deterministic)
-    device = "tpu" if planned.env.get("PJRT_DEVICE") == "TPU" else planned.accelerator
-    terminal.line(f"  resumed     {guarantee(device, ranks, deterministic=deterministic, exact=spec.exact)}")
+    terminal.line(f"  resumed     {guarantee(planned.device, ranks, deterministic=deterministic, exact=spec.exact)}")
     terminal.line(f"  resumed on  {', '.join(map(str, allowed_sizes(spec, ranks)))} rank(s)")
     terminal.line(f"  directory   {planned.run_dir}")
     terminal.line(f"  workdir     {planned.workdir}")
