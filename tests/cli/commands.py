@@ -26,7 +26,7 @@ from launcher.status import status
 JOBS = Path(__file__).parent / "jobs"
 LAUNCHER = str(Path(sys.executable).with_name("launcher"))
 CTRL_C = "\x03"
-SOON = 60.0
+SOON = 150.0
 """Seconds until ranks train, on a machine that is busy with other things."""
 
 # Becomes the program with the terminal at its stdin as its controlling one, so that Ctrl-C and hanging up reach it.

@@ -116,7 +116,7 @@ class Launch:
 
     # What is done to it
 
-    def launcher(self, verb: str, *words: str, seconds: float = 60) -> Done:
+    def launcher(self, verb: str, *words: str, seconds: float = 150) -> Done:
         """A command of the user's about this run, on the login node."""
         root, run_id = os.path.split(self.run.storage.root)
         return launcher(self.cluster, verb, run_id, *words, "--runs-root", root, seconds=seconds)
@@ -167,7 +167,7 @@ class Launch:
 
     # What becomes of it
 
-    def until(self, condition: Callable[[], object], awaited: str, seconds: float = 60) -> None:
+    def until(self, condition: Callable[[], object], awaited: str, seconds: float = 150) -> None:
         try:
             eventually(lambda: bool(condition()), awaited, seconds)
         except AssertionError as error:
@@ -292,12 +292,12 @@ def submit(made: Launch, **env: str) -> Done:
     return command(made.cluster, argv, Path(made.run.record.workdir), **env)
 
 
-def launcher(cluster: Cluster, *words: str | Path, cwd: Path | None = None, seconds: float = 60, **env: str) -> Done:
+def launcher(cluster: Cluster, *words: str | Path, cwd: Path | None = None, seconds: float = 150, **env: str) -> Done:
     """A command of a user's on the login node."""
     return command(cluster, [LAUNCHER, *map(str, words)], cwd, seconds, **env)
 
 
-def command(cluster: Cluster, argv: list[str], cwd: Path | None = None, seconds: float = 60, **env: str) -> Done:
+def command(cluster: Cluster, argv: list[str], cwd: Path | None = None, seconds: float = 150, **env: str) -> Done:
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     own = {"PYTHONPATH": path, "XDG_CONFIG_HOME": str(cluster.work / "config"), "TERM": "xterm"}
     done = subprocess.run(

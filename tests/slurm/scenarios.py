@@ -81,7 +81,7 @@ def record(cluster: Cluster, *options: str, before: str = "exec ") -> Recording:
     return recording
 
 
-def eventually(condition: Callable[[], bool], awaited: str, seconds: float = 60) -> None:
+def eventually(condition: Callable[[], bool], awaited: str, seconds: float = 150) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {awaited}"

@@ -116,7 +116,7 @@ def test_logs_follows_a_run_on_another_machine_to_its_end(cluster: Cluster) -> N
     with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as following:
         try:
             run.finish()
-            told, _ = following.communicate(timeout=30)
+            told, _ = following.communicate(timeout=120)
         finally:
             following.kill()  # leaving the block waits for it
 

@@ -12,7 +12,7 @@ ZONE = "us-central2-b"
 USER = "launcher"
 
 
-def eventually(condition: Callable[[], object], awaited: str, seconds: float = 30) -> None:
+def eventually(condition: Callable[[], object], awaited: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {awaited}"
@@ -56,7 +56,7 @@ class Slice:
 
     def run(self, worker: int, command: str, user: str = USER) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(worker, command, user), capture_output=True, text=True, check=False, timeout=60
+            self.command(worker, command, user), capture_output=True, text=True, check=False, timeout=180
         )
 
     def ssh(self, worker: int, command: str, user: str = USER) -> str:
@@ -68,7 +68,7 @@ class Slice:
     def root(self, worker: int, command: str) -> str:
         """The same by the back door."""
         inside = self.cloud.inside(self.name, worker, ["sh", "-c", command])
-        return subprocess.run(inside, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(inside, capture_output=True, text=True, check=True, timeout=180).stdout
 
     def metadata(self, worker: int, path: str, options: str = "") -> str:
         url = f"http://metadata.google.internal/computeMetadata/v1/{path}"

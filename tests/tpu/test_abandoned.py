@@ -112,7 +112,7 @@ def gc(cloud: Cloud, folder: Path, *words: str) -> subprocess.CompletedProcess[s
     (targets / "cloud.yaml").write_text("kind: tpu\ntpu: {project: fake-project}\n")
     env = {**os.environ, **cloud.env, "XDG_CONFIG_HOME": str(folder), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "launcher.cli.main", "gc", *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60, cwd=folder)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=180, cwd=folder)
 
 
 def test_what_nobody_wants_is_deleted_and_nothing_else(make: Callable[..., Slice], api: Cloud, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_google_auth_finds_its_way_by_the_environment(api: Cloud) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
     )
 
     assert done.stdout == "200 {}\n", done.stderr

@@ -272,7 +272,7 @@ def in_a_process(cloud: Cloud, tmp_path: Path, code: str = ASK, **env: str) -> s
     home = {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)}
     command = [sys.executable, "-c", code]
     env = {**kept, **home, "CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU": cloud.url, **env}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=180)
 
 
 def test_application_default_credentials_are_found(api: Cloud, tmp_path: Path) -> None:

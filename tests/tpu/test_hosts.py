@@ -95,7 +95,7 @@ def test_files_are_copied_by_sftp(steady: Slice, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("copied")
     command = ["scp", *steady.command(0, "")[2:-2], str(tmp_path / "file"), f"{USER}@{steady.address(0)}:"]
 
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=180)
     assert steady.ssh(0, "cat file") == "copied"
 
 

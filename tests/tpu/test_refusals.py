@@ -148,7 +148,7 @@ def arrived(here: Here, run_dir: str = "gs://runs/run") -> subprocess.CompletedP
     """On a host, whose metadata server knows its account."""
     env = {**os.environ, "GCE_METADATA_HOST": here.cloud.url.removeprefix("http://"), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", arrival.__name__, run_dir, f"{run_dir}/code/12ab.tar"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=180)
 
 
 def test_what_the_hosts_account_lacks_is_named_with_the_command_that_gives_it(here: Here) -> None:

@@ -256,7 +256,7 @@ def run_setup(folder: Path, slurm: Slurm, *, stub: str = STUB, **env: str) -> tu
     conda.chmod(0o755)
     text = "\n".join([stub, *setup_lines(slurm), "echo supervisor >> said"])
     path = {"PATH": f"{folder}/bin:/usr/bin:/bin"}
-    done = subprocess.run(["bash", "-c", text], cwd=folder, env=path | env, check=False, timeout=30)
+    done = subprocess.run(["bash", "-c", text], cwd=folder, env=path | env, check=False, timeout=120)
     said = folder / "said"
     return done.returncode, said.read_text() if said.exists() else ""
 

@@ -442,7 +442,7 @@ class Driven:
         return [one["state"] for one in lines(self.sweep)]
 
     def wait_for(self, *states: str) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while self.states != [*states]:
             assert time.monotonic() < deadline, f"{self.states}\n{self.said.getvalue()}"
             time.sleep(0.02)

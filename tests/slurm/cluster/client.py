@@ -23,7 +23,7 @@ class Client:
         self.work = work
         """A folder that all nodes see (they do not share /tmp). Jobs run in it and write their output to it."""
 
-    def output(self, *argv: str | Path, seconds: float = 30, stdin: str = "") -> str:
+    def output(self, *argv: str | Path, seconds: float = 90, stdin: str = "") -> str:
         """What a program on the login node prints, run in `work`."""
         return output(argv, seconds, self.env, stdin, self.work)
 
@@ -37,7 +37,7 @@ class Client:
         path = self.work / f"{job}.out"
         return path.read_text() if path.exists() else ""
 
-    def srun(self, *argv: str, seconds: float = 30) -> str:
+    def srun(self, *argv: str, seconds: float = 90) -> str:
         """What all tasks of a job print. Waits for nodes, not longer than that."""
         return self.output("srun", *argv, seconds=seconds)
 
@@ -64,7 +64,7 @@ class Client:
         """State of a job in the accounting, which hears of it a moment later; empty when it does not know it."""
         return self.output("sacct", "--noheader", "-X", "--parsable2", "--format=State", f"--jobs={job}").strip()
 
-    def wait(self, job: int, *states: str, seconds: float = 60) -> str:
+    def wait(self, job: int, *states: str, seconds: float = 150) -> str:
         """Until a job is in one of these states, which is returned.
 
         Raises ClusterError when the job has ended in another, or has not come to any after `seconds`.
