@@ -159,10 +159,11 @@ def lines(sweep: Sweep, waiting: Waiting = lambda: None) -> list[dict[str, Any]]
     state = "cancelled" if sweep.ledger.refresh().cancelling else "queued"
     not_begun = {"state": state, "reason": "", "step": 0, "epoch": 0, "attempts": 0, "metrics": {}, "job": None}
 
+    def of(cell: Cell) -> dict[str, Any]:
+        return {"index": cell.index, "run": cell_id(sweep.id, cell.index), "values": dict(cell.values)}
+
     def line(cell: Cell) -> dict[str, Any]:
-        known = {"index": cell.index, "run": cell_id(sweep.id, cell.index), "values": dict(cell.values)}
-        if cell_folder(cell.index) not in begun:
-            return known | not_begun
+        known = of(cell)
         try:
             run = sweep.cell(cell.index)
             return known | (not_begun if run is None else glance(run))
@@ -172,7 +173,10 @@ def lines(sweep: Sweep, waiting: Waiting = lambda: None) -> list[dict[str, Any]]
             return known | not_begun | {"state": "unknown", "reason": str(error)}
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:  # an object store answers each after some hundredths of a second
-        found = list(threads.map(line, sweep.cells))
+        seen = {
+            one["index"]: one for one in threads.map(line, [c for c in sweep.cells if cell_folder(c.index) in begun])
+        }
+    found = [seen.get(cell.index) or of(cell) | not_begun for cell in sweep.cells]
     if sweep.record.site is None or all(one["state"] != "queued" or one["job"] for one in found):
         return found
     jobs = waiting()
