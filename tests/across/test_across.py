@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import readme
 import torch
 from cli.commands import Command, Done, within
 from slurm.cluster import Cluster
@@ -31,11 +32,7 @@ from launcher.status import status
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCHER = (sys.executable, "-m", "launcher.cli.main")
-SECTION = next(
-    section
-    for section in re.split(r"^(?=## )", (REPOSITORY / "README.md").read_text(), flags=re.MULTILINE)
-    if section.startswith("## From place to place")
-)
+SECTION = readme.section("From place to place")
 CANCEL, TO_SLURM, _, TO_TPU, _, TO_HERE = (
     shlex.split(line)[1:] for line in re.findall(r"^launcher .*traveller.*$", SECTION, re.MULTILINE)
 )
