@@ -16,7 +16,7 @@ from slurm.cluster import Cluster
 from slurm.conftest import DATA
 from slurm.launches import REPOSITORY, SLOW_S, Launch, launcher
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 
 START_S = 120.0
 """Four ranks import torch on two cores."""
