@@ -16,8 +16,9 @@ try:
 except ImportError:  # there are no wheels of it for some processors
     from zlib import crc32
 
-_CHUNK = 1 << 18
-"""Bytes that stay in a core's own cache between summing up and writing."""
+_CHUNK = 1 << 20
+"""Bytes that stay in a core's own cache between summing up and writing. In smaller parts this thread would have to wait
+for Python's lock, which training holds too, all the more often."""
 _FOLDER = "archive"
 _VERSION = "3\n"
 """Of torch's format."""
