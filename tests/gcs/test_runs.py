@@ -29,7 +29,7 @@ from launcher.runs import open_run
 from launcher.storage import Storage
 
 SPEC = JOBS / "two_loggers.yaml"
-RANKS_S = 120.0
+RANKS_S = 240.0
 """Until six ranks have come up at once on two cores."""
 
 

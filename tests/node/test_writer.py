@@ -320,9 +320,11 @@ def test_a_save_that_is_killed_at_any_point_leaves_the_newest_whole_and_nothing_
     attempts = Attempts(root / "runs", State(MEGABYTES))
     took = min(seconds(attempts.save) for _ in range(3) if not attempts.begin())
     met = 0
-    for kill in range(KILLS):
+    for kill in range(3 * KILLS):
+        if kill >= KILLS and met > KILLS / 3:  # it is not enough at once where the machine was busier at first
+            break
         assert attempts.begin() == []
-        met += killed(attempts.save, after_s=(kill + 0.5) / KILLS * took)
+        met += killed(attempts.save, after_s=(kill % KILLS + 0.5) / KILLS * took)
 
     assert attempts.begin() == []
     assert met > KILLS / 3, "most saves had ended before they were killed: nothing was tried"
