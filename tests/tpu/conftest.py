@@ -17,7 +17,7 @@ from tpu.cloud.packages import NEEDED
 STATE = state_folder() / "tests"
 GRACE_S = 3.0
 REPOSITORY = Path(__file__).parents[2]
-DATA = Path(os.environ.get("LAUNCHER_DATA") or REPOSITORY / "data").absolute()
+DATA = Path(os.environ.get("LAUNCHER_DATA") or REPOSITORY / "data").resolve()
 # Hosts run this Python, and what is installed for it, or that with torch_xla.
 PYTHON = {folder for folder in (sys.prefix, sys.base_prefix) if not folder.startswith("/usr")}
 XLA = {str(folder) for folder in (REPOSITORY / ".venv-xla",) if folder.is_dir()}
