@@ -1,6 +1,7 @@
 """Run directories and spec files for tests; who runs beside whom."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,16 @@ MODEL = {"class_path": "model.mnist.MNISTClassifier"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
+
+
+LONG = ("tpu/test_launcher.py", "tpu/test_mnist.py", "tpu/test_runs.py")
+"""Minutes of waiting for machines and of training on them, for which CI has no room."""
+collect_ignore = [] if "LAUNCHER_LONG_TESTS" in os.environ else [*LONG]
+
+
+def pytest_report_header() -> str:
+    left_out = ", ".join(f"tests/{file}" for file in collect_ignore)
+    return f"NOT TESTED without LAUNCHER_LONG_TESTS=1: {left_out}" if left_out else "all tests, long ones too"
 
 
 TURNS = ("slurm", "node", "cli", "tpu")
