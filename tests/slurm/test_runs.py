@@ -181,8 +181,10 @@ def test_a_run_whose_time_is_over_goes_on_in_the_next_allocation(run: Launch) ->
 
 @scenario
 def shortened(cluster: Cluster, nodes: tuple[str, ...]) -> Launch:
-    """An administrator leaves the job less time than its signal is sent ahead: Slurm sends it at once. Maybe no rank hears
-    it yet; hence once more."""
+    """An administrator leaves the job less time than its signal is sent ahead: Slurm sends it at once.
+
+    Maybe no rank hears it yet; hence once more.
+    """
     longer = {"signal_delay": "10m", "additional_parameters": {"hold": True}}
     run = launch(cluster, nodes, slurm=longer, resources={"time": "60m"})
     cluster.scontrol("update", f"jobid={run.job}", "timelimit=6")
