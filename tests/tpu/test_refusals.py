@@ -71,13 +71,13 @@ def here(there: tuple[Cloud, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LAUNCHER_RUNS", "gs://runs/here")
     with monkeypatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", store.url)
-        from launcher import gcs
+        from launcher import gcs_client
 
-        gcs._made.clear()
+        gcs_client._made.clear()
         one = Here(cloud, store, tmp_path / "bin/gcloud")
         one.has_token(cloud.new_token())
         yield one
-        gcs._made.clear()
+        gcs_client._made.clear()
     store.close()
     cloud.order("allow")
 
