@@ -123,8 +123,8 @@ class Training:
 
 def waits(cloud: Cloud, name: str) -> bool:
     """Whether whoever asked for machines of a name that ends so has heard that there are none."""
-    answers = (one["answer"] for one in cloud.requests() if one["verb"] == "GET" and one["path"].endswith(name))
-    return any(one.get("state", {}).get("state") == "WAITING_FOR_RESOURCES" for one in answers)
+    asked = (one for one in cloud.requests() if one["method"] == "queuedResources.get" and one["path"].endswith(name))
+    return any(one["answer"].get("state", {}).get("state") == "WAITING_FOR_RESOURCES" for one in asked)
 
 
 def named(request: dict[str, Any]) -> str:
