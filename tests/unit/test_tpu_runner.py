@@ -34,7 +34,7 @@ class Host:
             {"rank": n, "env": {"RANK": str(n)}, "log": f"attempts/001/logs/rank-{n:05d}.log"} for n in range(ranks)
         ]
         return {
-            "library": str(self.home / "lib"),
+            "library": str(self.home / "launcher.zip"),
             "setup": [],
             "python": sys.executable,
             "packages": [],
@@ -121,6 +121,16 @@ def test_however_often_it_is_begun_it_runs_once(host: Host) -> None:
     assert printed(host.look(rank0=0)) == "once\n"
 
 
+def test_the_launcher_is_brought_in_place_of_another_one(host: Host) -> None:
+    (host.home / "launcher.zip").write_bytes(b"an older one")
+    library = str(host.home / "launcher.zip")
+
+    host.begin(host.order("import launcher; print(launcher.__file__)", env={"PYTHONPATH": library}))
+    host.until("ended")
+
+    assert printed(host.look(rank0=0)) == f"{library}/launcher/__init__.py\n"
+
+
 def test_it_does_not_hang_on_who_started_it(host: Host) -> None:
     host.begin(host.order(OBEYS))
     host.until("ranks")
@@ -156,7 +166,7 @@ def test_sigterm_to_the_runner_is_one_to_its_ranks(host: Host) -> None:
 
 def test_what_ranks_print_at_last_is_stored_by_the_host_itself(host: Host) -> None:
     code = OBEYS.replace("sys.exit(0)", "(print('last words', flush=True), sys.exit(0))")
-    env = {"LAUNCHER_RUN_DIR": str(host.home / "run"), "PYTHONPATH": str(host.home / "lib")}
+    env = {"LAUNCHER_RUN_DIR": str(host.home / "run"), "PYTHONPATH": str(host.home / "launcher.zip")}
     host.begin(host.order(code, env=env))
     host.until("ranks")
     deadline = time.monotonic() + 120
@@ -175,7 +185,7 @@ def test_what_ranks_print_at_last_is_stored_by_the_host_itself(host: Host) -> No
 def test_a_runner_that_is_killed_takes_its_ranks_along_and_is_not_started_again(host: Host) -> None:
     tied = "import os, time; from launcher.node.environment import die_with_parent"
     code = f"{tied}; die_with_parent(int(os.environ['LAUNCHER_PARENT'])); time.sleep(60)"
-    order = host.order(code, env={"PYTHONPATH": str(host.home / "lib")})
+    order = host.order(code, env={"PYTHONPATH": str(host.home / "launcher.zip")})
     host.begin(order)
     host.until("ranks")
     running = host.look()["state"]["pid"]
@@ -263,7 +273,7 @@ def test_the_code_is_unpacked_by_the_ranks_own_python(host: Host, tmp_path: Path
         member.size = 4
         archive.addfile(member, io.BytesIO(b"x=1\n"))
     (tmp_path / "run/code/12ab.tar").write_bytes(buffer.getvalue())
-    env = {"PYTHONPATH": str(tmp_path / "lib"), "LAUNCHER_RUN_DIR": str(tmp_path / "run")}
+    env = {"PYTHONPATH": str(tmp_path / "launcher.zip"), "LAUNCHER_RUN_DIR": str(tmp_path / "run")}
 
     host.begin(host.order("print('runs')", archive=f"{tmp_path}/run/code/12ab.tar", env=env))
     host.until("ended")

@@ -18,7 +18,7 @@ from launcher.errors import LauncherError
 from launcher.output import store, stored
 from launcher.storage import Storage
 
-LIBRARY = f"{HOME}/lib"
+LIBRARY = f"{HOME}/launcher.zip"
 """Where the launcher itself is brought to."""
 SCRATCH = Path(HOME, "scratch")
 _AT_ONCE = 64

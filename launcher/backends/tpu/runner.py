@@ -20,7 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,7 +40,7 @@ CHIPS_S = 10.0
 MOST = 1 << 20
 """Bytes of a log in one answer."""
 BEGINS_S = 20.0
-LISTENS_S = 1.0
+LISTENS_S = 5.0
 """A notice is not listened for before: on a small machine that would be in the way of its ranks' start."""
 NOT_ALLOWED = 77
 """Exit code of arrival.py (EX_NOPERM), whose last line says what somebody has to give this host's account."""
@@ -61,7 +60,7 @@ Shipper(storage_at(sys.argv[1]), Path(sys.argv[2])).ship(now=True)
 def begin(message: dict[str, Any]) -> None:
     folder, order = Path(message["folder"]), message["order"]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    unpack(message["library"], Path(order["library"]))
+    bring(message["library"], Path(order["library"]))
     write(folder / "runner.py", message["runner"])
     write(folder / "order.json", json.dumps(order))
     if os.fork() == 0:  # a new Python would take as long again to start
@@ -106,22 +105,16 @@ def look(folder: Path, word: dict[str, Any]) -> None:
     print(json.dumps({"alive": alive, "state": state, "logs": logs}))
 
 
-def unpack(library: str, target: Path) -> None:
-    """The launcher's own modules, to a folder that is there as a whole or not at all."""
-    if target.is_dir():
-        return
+def bring(library: str, target: Path) -> None:
+    """The launcher's own modules: an archive that is there as a whole or not at all, and no other one than this."""
+    whole = base64.b64decode(library)
+    with suppress(FileNotFoundError):
+        if target.read_bytes() == whole:
+            return
+    target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.{os.getpid()}")
-    files: dict[str, str] = json.loads(zlib.decompress(base64.b64decode(library)))
-    for folder in sorted({os.path.dirname(name) for name in files}):  # noqa: PTH120 - of a hundred names
-        (beside / folder).mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (beside / name).write_text(text, encoding="utf-8")
-    try:
-        beside.rename(target)
-    except OSError:  # somebody else was faster
-        import shutil
-
-        shutil.rmtree(beside, ignore_errors=True)
+    beside.write_bytes(whole)
+    beside.replace(target)
 
 
 # The one that stays
