@@ -87,7 +87,10 @@ def backend_of(record: Record) -> Backend:
     from launcher.backends.slurm.allocation import Interactive, this_start
     from launcher.backends.slurm.backend import SlurmBackend
 
-    return SlurmBackend(this_start(), Interactive()) if in_allocation() else SlurmBackend()
+    if not in_allocation():
+        return SlurmBackend()
+    start = this_start()
+    return SlurmBackend(start, Interactive(start))
 
 
 def world_size(record: Record, spec: JobSpec, plan: Plan) -> int:

@@ -3,18 +3,20 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from cli.commands import LAUNCHER
 
+from launcher.errors import RESUMABLE
 from launcher.runs import open_run
 from slurm.cluster import Cluster
-from slurm.launches import STUB, Launch, clear, command, written
+from slurm.launches import STUB, TRAINS, Launch, clear, command, written
 
 pytestmark = pytest.mark.slurm
 
 NODES = ("n7", "n8")
-SCRIPT = {"1.3": [["die", 9]], "*": [["train", 0.05, 5, 12]]}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def cleared(cluster: Cluster) -> Iterator[None]:
 class Shell:
     """Of a user who has made an allocation, and calls the launcher in it."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, script: dict[str, Any]) -> None:
         self.cluster, self.name = cluster, f"i{time.monotonic_ns()}"
         self.folder, self.runs = cluster.work / "specs" / self.name, cluster.work / "runs"
         python = self.folder / "venv/bin/python"
@@ -35,7 +37,7 @@ class Shell:
         python.chmod(0o755)
         self.sections = {"slurm": {"venv": str(self.folder / "venv")}, "code": {"snapshot": False}}
         (self.runs / self.name).mkdir(parents=True)
-        (self.runs / self.name / "stub.json").write_text(json.dumps(SCRIPT))
+        (self.runs / self.name / "stub.json").write_text(json.dumps(script))
 
     def within(self, *words: str) -> tuple[int, str]:
         """Exit code and output of a command of the launcher's in an allocation that ends with it."""
@@ -50,7 +52,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell(cluster: Cluster, cleared: None) -> Shell:
-    return Shell(cluster)
+    return Shell(cluster, {"1.3": [["die", 9]], "*": [["train", 0.05, 5, 12]]})
 
 
 def test_a_run_uses_the_allocation_and_comes_back_in_it(shell: Shell) -> None:
@@ -65,6 +67,30 @@ def test_a_run_uses_the_allocation_and_comes_back_in_it(shell: Shell) -> None:
     assert run.jobs == []
     handles = [attempt.handle for attempt in run.run.ledger.refresh().attempts]
     assert all(handle and f"Granted job allocation {handle['job']}" in said for handle in handles)
+    assert run.disorder() == []
+
+
+def test_a_run_stops_with_the_allocation_and_goes_on_in_another_one(cluster: Cluster, cleared: None) -> None:
+    shell = Shell(cluster, TRAINS)
+    run = Launch(cluster, open_run(shell.runs, shell.name), NODES)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(shell.run)
+        run.until(run.trains, "the run to train")
+        handle = run.run.ledger.refresh().attempts[0].handle
+        assert handle
+        cluster.scancel(handle["job"])  # as Slurm itself does when its time is over
+        code, said = first.result()
+        assert run.causes == ["stopped"], said + run.told()
+        assert f"job {handle['job']} is over" in said
+        assert code == RESUMABLE
+
+        second = pool.submit(shell.within, "resume", shell.name)
+        run.until(lambda: run.trains(2), "the run to train again")
+        run.enough()
+        code, said = second.result()
+
+    assert code == 0, said
+    assert run.causes == ["stopped", "finished"]
     assert run.disorder() == []
 
 

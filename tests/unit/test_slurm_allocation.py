@@ -401,11 +401,20 @@ class TestGoesOn:
         assert resubmitted == []
 
 
-def test_the_end_of_an_interactive_allocation_is_the_user_s_own(make_run: MakeRun) -> None:
-    interactive: Any = Interactive()
-    interactive.ranks_left()
+class TestInteractive:
+    """An allocation of the user's own."""
 
-    assert interactive.ending() is None
-    assert not interactive.stops_soon()
-    with pytest.raises(AssertionError):
-        interactive.renew(make_run(), None)
+    here = Interactive(Start(job="7", restarts=0, hosts=("n1", "n2")))
+
+    def test_goes_on_as_long_as_slurm_says_so_or_nothing(self, slurm: FakeSlurm) -> None:
+        slurm.answers("scontrol show", prints(said("started", "7")), fails(SILENT))
+
+        assert self.here.ending() is None
+        assert self.here.ending() is None
+
+    def test_stops_the_run_with_its_own_end(self, slurm: FakeSlurm) -> None:
+        slurm.answers("scontrol show", prints(said("scancel", "7")))
+
+        ending = self.here.ending()
+
+        assert ending == Ending(cause=Cause.STOPPED, reason="job 7 is over, an allocation of the user's own")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from launcher.backend import Ending
 from launcher.backends.slurm import commands
 from launcher.backends.slurm.commands import SlurmError
-from launcher.backends.slurm.job import Ends, ended_because, expand_hosts, lead_within
+from launcher.backends.slurm.job import RUNS, Ends, ended_because, expand_hosts, lead_within
 from launcher.backends.slurm.script import avoided
 from launcher.policy import Cause
 from launcher.run import Run
@@ -173,19 +173,19 @@ class JobAllocation:
 
 
 class Interactive:
-    """The allocation of an `salloc`: the user's own, to whom its end belongs. Nothing here ends or renews it."""
+    """The allocation of an `salloc`: the user's own. A run stops with it, to be resumed where the user says."""
 
-    def ending(self) -> Ending | None:
-        return None
-
-    def stops_soon(self) -> bool:
-        return False
+    def __init__(self, start: Start) -> None:
+        self._start = start
 
     def ranks_left(self) -> None:
-        pass
+        pass  # whatever made them leave, Slurm is asked
 
-    def unfit(self, spec: JobSpec, faulty: Sequence[str], excluded: Sequence[str]) -> Ending | None:
-        return None
-
-    def renew(self, run: Run, spec: JobSpec) -> None:
-        raise AssertionError("an allocation without an end is not renewed")
+    def ending(self) -> Ending | None:
+        try:
+            job = commands.show_job(self._start.job)
+        except SlurmError:
+            return None
+        if job.state in RUNS:
+            return None
+        return Ending(cause=Cause.STOPPED, reason=f"job {self._start.job} is over, an allocation of the user's own")

@@ -18,9 +18,10 @@ _TICK_S = 40
 _AT_ONCE_S = 2
 """When Slurm ends a job for another it sets PreemptTime and EndTime together; they may fall into different seconds."""
 
-_ALIVE = {"RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING"}
+RUNS = {"RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING"}
+"""States of a job that has its nodes and is not being ended."""
 _WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
-LIVING = {*_ALIVE, *_WAITING, "COMPLETING"}
+LIVING = {*RUNS, *_WAITING, "COMPLETING"}
 """States of a job that has not ended."""
 
 _JOB = re.compile(r"(?P<ids>JobId=.*?) JobName=.*? UserId=[^=]*\(\d+\) (?P<rest>GroupId=.*)", re.DOTALL)
@@ -137,7 +138,7 @@ def ended_because(job: Job, *, started_restarts: int, stop_signal_seen: bool, le
     """
     if job.restarts > started_restarts or job.state in _WAITING:
         return Ends.REQUEUED
-    if job.state in _ALIVE:
+    if job.state in RUNS:
         if not stop_signal_seen:
             return Ends.GOES_ON
         if job.preempted is not None or job.end is None or job.end - now > lead_s + _TICK_S:
