@@ -13,6 +13,7 @@ from launcher.errors import RESUMABLE
 from launcher.runs import open_run
 from slurm.cluster import Cluster
 from slurm.launches import STUB, TRAINS, Launch, clear, command, written
+from slurm.scenarios import eventually
 
 pytestmark = pytest.mark.slurm
 
@@ -72,9 +73,10 @@ def test_a_run_uses_the_allocation_and_comes_back_in_it(shell: Shell) -> None:
 
 def test_a_run_stops_with_the_allocation_and_goes_on_in_another_one(cluster: Cluster, cleared: None) -> None:
     shell = Shell(cluster, TRAINS)
-    run = Launch(cluster, open_run(shell.runs, shell.name), NODES)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(shell.run)
+        eventually((shell.runs / shell.name / "run.json").exists, "the run")
+        run = Launch(cluster, open_run(shell.runs, shell.name), NODES)
         run.until(run.trains, "the run to train")
         handle = run.run.ledger.refresh().attempts[0].handle
         assert handle
