@@ -182,14 +182,11 @@ def test_checkpoint_meets_a_goal_by_the_median(capsys: pytest.CaptureFixture[str
     assert "MISSED it: 2.50 x (middle half 1.00 - 2.50), goal 2 x" in capsys.readouterr().out
 
 
-def test_checkpoint_counts_steps_that_a_save_slows_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_counts_steps_that_a_save_slows_down(tmp_path: Path) -> None:
     script = load("bench/checkpoint")
-    monkeypatch.setattr(script, "use_memory", lambda size: None)
     slow = threading.Event()
 
     class Stepping:
-        bytes = 0
-
         def step(self) -> float:
             seconds = 0.2 if slow.is_set() else 0.1
             time.sleep(0.01)
