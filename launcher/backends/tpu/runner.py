@@ -40,7 +40,7 @@ CHIPS_S = 10.0
 MOST = 1 << 20
 """Bytes of a log in one answer."""
 BEGINS_S = 20.0
-LISTENS_S = 5.0
+LISTENS_S = 1.0
 """A notice is not listened for before: on a small machine that would be in the way of its ranks' start."""
 NOT_ALLOWED = 77
 """Exit code of arrival.py (EX_NOPERM), whose last line says what somebody has to give this host's account."""
