@@ -8,12 +8,13 @@ an event of the ledger names it.
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import xxhash
 
@@ -26,6 +27,9 @@ from launcher.storage import Storage, Unreachable
 FOLDER = "checkpoints"
 FILE = "checkpoint.ckpt"
 _CHUNK = 1 << 18  # stays in a core's own cache between reading and summing up
+T = TypeVar("T")
+Reading = Callable[[BinaryIO, Callable[[memoryview], object]], T]
+"""Reads a stream and hands on each part of it, in order."""
 _OURS = re.compile(r"step-\d{8,}-a(\d{3,})")
 
 
@@ -122,23 +126,35 @@ def verify(storage: Storage, path: str) -> Manifest:
         BadCheckpoint: it is missing, truncated or altered.
         FormatTooNew: a newer launcher wrote it.
     """
-    manifest = read_manifest(storage, path)
-    checksum, size = Checksum(), 0
-    buffer = memoryview(bytearray(_CHUNK))
+    return verified(storage, path, _read_through)[0]
+
+
+def verified(storage: Storage, path: str, read: Reading[T]) -> tuple[Manifest, T]:
+    """As `verify`, with what is made of the checkpoint while it is read.
+
+    Args:
+        read: goes through the whole stream once.
+    """
+    manifest, checksum = read_manifest(storage, path), Checksum()
     try:
         with storage.open(path) as stream:
-            while count := stream.readinto(buffer):  # type: ignore[attr-defined]  # BinaryIO has it, its stub not
-                checksum.update(buffer[:count])
-                size += count
+            if (size := stream.seek(0, os.SEEK_END)) != manifest.bytes:
+                raise BadCheckpoint(f"{size} bytes instead of {manifest.bytes}")
+            stream.seek(0)
+            found = read(stream, checksum.update)
     except Unreachable:
         raise
     except OSError as error:
         raise BadCheckpoint(f"cannot be read ({error.strerror or error})") from None
-    if size != manifest.bytes:
-        raise BadCheckpoint(f"{size} bytes instead of {manifest.bytes}")
     if checksum.text != manifest.checksum:
         raise BadCheckpoint("its checksum differs from the manifest's")
-    return manifest
+    return manifest, found
+
+
+def _read_through(stream: BinaryIO, seen: Callable[[memoryview], object]) -> None:
+    buffer = memoryview(bytearray(_CHUNK))
+    while count := stream.readinto(buffer):  # type: ignore[attr-defined]  # BinaryIO has it, its stub not
+        seen(buffer[:count])
 
 
 def set_aside(run: Run, attempt: int, path: str, why: str) -> None:

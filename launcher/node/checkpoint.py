@@ -8,10 +8,12 @@ from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
+from torch import _weights_only_unpickler
 
 from launcher.address import is_local, split, storage_at
 from launcher.checkpoints import Checksum
 from launcher.node.archive import Archive
+from launcher.node.records import Records
 from launcher.storage import Storage
 
 _CHUNK = 1 << 20
@@ -56,6 +58,38 @@ def load(address: str) -> Any:
             shutil.copyfileobj(stream, copy, _CHUNK)
         copy.flush()
         return torch.load(copy.name, map_location="cpu", weights_only=True)
+
+
+def unpickled(records: Records) -> Any:
+    """What `load` makes of the file that these were read from; tensors lie where the records do.
+
+    Raises:
+        UnpicklingError, RuntimeError: it is no checkpoint.
+    """
+    # What torch.load does, but for the archive.
+    return torch.serialization._load(  # type: ignore[no-untyped-call]
+        _Reader(records), "cpu", _weights_only_unpickler, encoding="utf-8"
+    )
+
+
+class _Reader:
+    """Records, as torch.load asks its own reader for them."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def has_record(self, name: str) -> bool:
+        return name in self._records
+
+    def get_record(self, name: str) -> bytes:
+        return bytes(self._records[name])
+
+    def get_storage_from_record(self, name: str, size: int, kind: type) -> torch.Tensor:
+        data = self._records[name]
+        return torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+    def serialization_id(self) -> str:
+        return ""  # for torch's logs
 
 
 class _Counted:

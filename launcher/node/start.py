@@ -1,14 +1,18 @@
-"""Where an attempt begins: rank 0 verifies and chooses, all others wait for its word in the ledger. No torch."""
+"""Where an attempt begins: rank 0 reads and chooses, all others wait for its word in the ledger. No torch."""
 
+import errno
 import logging
+import socket
 import time
 from contextlib import suppress
 
-from launcher.checkpoints import FOLDER, BadCheckpoint, in_order, litter, newest_attempt, set_aside, verify
+from launcher.checkpoints import FOLDER, BadCheckpoint, in_order, litter, newest_attempt, set_aside, verified
 from launcher.errors import LauncherError
 from launcher.events import AttemptResumes
+from launcher.node.records import Records, read_records
 from launcher.run import Run
 from launcher.state import Attempt
+from launcher.storage import Unreachable
 
 WAIT_S = 600.0
 """Rank 0 reads the whole checkpoint before it speaks: 600 s are 300 GB at 500 MB/s."""
@@ -16,17 +20,21 @@ WAIT_S = 600.0
 log = logging.getLogger(__name__)
 
 
-def choose_start(run: Run, attempt: int) -> None:
-    """Take the newest checkpoint that is whole, set aside those that are not, and tell all ranks.
+def choose_start(run: Run, attempt: int) -> Records:
+    """Read the newest checkpoint that is whole, set aside those that are not, and tell all ranks.
+
+    Returns:
+        What it holds; nothing, where there is none.
 
     Raises:
         Fenced: a newer attempt has begun.
     """
     names = run.storage.list(FOLDER)
     state = run.ledger.refresh()
+    records: Records = {}
     for saved in reversed(in_order(state)):
         try:
-            verify(run.storage, saved.path)
+            _, records = verified(run.storage, saved.path, read_records)
         except BadCheckpoint as bad:
             log.warning("checkpoint of step %d is bad and was set aside: %s (%s)", saved.step, bad, saved.path)
             set_aside(run, attempt, saved.path, str(bad))
@@ -47,6 +55,23 @@ def choose_start(run: Run, attempt: int) -> None:
     for folder in litter(names, state, attempt):
         with suppress(OSError):  # it costs room, no more
             run.storage.delete(folder)
+    return records
+
+
+def read_start(run: Run, path: str) -> Records:
+    """On the other ranks, what rank 0 has chosen.
+
+    Raises:
+        Unreachable: this host does not see what rank 0 has verified.
+    """
+    try:
+        return verified(run.storage, path, read_records)[1]
+    except BadCheckpoint as bad:
+        raise Unreachable(
+            errno.EIO,
+            f"{run.storage.root}/{path}: rank 0 has read it whole, {socket.gethostname()} has not ({bad}); look "
+            "whether that storage is mounted there, and the same",
+        ) from None
 
 
 def await_start(run: Run, number: int) -> Attempt:

@@ -1,7 +1,7 @@
 """The resolved spec to Lightning objects: model, data, and a Trainer in which the launcher has its places."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from launcher.node.environment import Place
 from launcher.node.instantiate import CannotInstantiate, instantiate
 from launcher.node.loggers import as_list, build_loggers
 from launcher.node.precision import precision_arguments
+from launcher.node.records import Records
 from launcher.spec import JobSpec
 
 
@@ -96,11 +97,14 @@ def _load_weights(model: LightningModule, path: str) -> None:
         raise CannotInstantiate(f"model.weights: {path} does not fit {type(model).__name__}: {error}") from error
 
 
-def build_trainer(spec: JobSpec, place: Place, own: Sequence[Callback] = ()) -> Trainer:
+def build_trainer(
+    spec: JobSpec, place: Place, own: Sequence[Callback] = (), read: Mapping[str, Records] | None = None
+) -> Trainer:
     """Make the Trainer of this rank.
 
     Args:
         own: the launcher's callbacks, which come before those of the spec.
+        read: checkpoints that have been read already, by their addresses.
 
     Raises:
         CannotInstantiate: a callback, logger, strategy, profiler or plugin of the spec cannot be made.
@@ -115,7 +119,7 @@ def build_trainer(spec: JobSpec, place: Place, own: Sequence[Callback] = ()) -> 
     callbacks = [*own, *as_list(objects["callbacks"])]
     plugins = [
         LauncherEnvironment(place),
-        DurableCheckpointIO(),
+        DurableCheckpointIO(read),
         *precision.pop("plugins", []),
         *as_list(objects["plugins"]),
     ]

@@ -14,10 +14,11 @@ from launcher.node.environment import Place
 from launcher.node.precision import computed_type
 from launcher.node.provenance import check_provenance
 from launcher.node.randomness import Randomness
+from launcher.node.records import Records
 from launcher.node.room import check_room
 from launcher.node.session import Session
 from launcher.node.shares import Share
-from launcher.node.start import await_start
+from launcher.node.start import await_start, read_start
 from launcher.node.stop import StopFlag
 from launcher.node.sums import TreeSums
 from launcher.node.trainer import build_model_and_data, build_trainer
@@ -25,8 +26,11 @@ from launcher.run import Run
 from launcher.spec import JobSpec
 
 
-def train(run: Run, place: Place, flag: StopFlag) -> None:
+def train(run: Run, place: Place, flag: StopFlag, records: Records) -> None:
     """Carry the run from its newest checkpoint to its end.
+
+    Args:
+        records: what rank 0 has read of that; the other ranks have nothing yet.
 
     Raises:
         Stopped: all ranks agreed to stop; the checkpoint is written.
@@ -47,14 +51,17 @@ def train(run: Run, place: Place, flag: StopFlag) -> None:
     own = [session, Randomness(spec.seed_everything, place.rank, virtual), virtual, *([sums] if sums else [])]
     try:
         model, data = build_model_and_data(spec, resumes=attempt.resumes_from is not None)
-        trainer = build_trainer(_accumulating(spec, virtual.share.accumulate), place, own)
+        path, read = None, {}
+        if attempt.resumes_from:
+            path = f"{run.storage.root}/{attempt.resumes_from}"
+            read[path] = records or read_start(run, attempt.resumes_from)
+        trainer = build_trainer(_accumulating(spec, virtual.share.accumulate), place, own, read)
         check_provenance(run, place, spec.code.drift)
         curves = read_manifest(run.storage, attempt.resumes_from).curves if attempt.resumes_from else None
         virtual.attach(trainer, model)
         if sums:
             sums.attach(trainer, model)
         session.attach(trainer, computed_type(trainer), curves)
-        path = f"{run.storage.root}/{attempt.resumes_from}" if attempt.resumes_from else None
         trainer.fit(model, datamodule=data, ckpt_path=path, weights_only=True)
         session.save(trainer, complete=True)
         session.drain(trainer)  # whatever happens in the test, nothing is trained again

@@ -50,9 +50,7 @@ def main() -> int:
         from launcher.node.training import train  # torch enters here
 
         preflight.all_reduce()
-        if chosen:
-            chosen.result()
-        train(run, place, flag)
+        train(run, place, flag, chosen.result() if chosen else {})
     except Stopped:
         log.info("rank %d: saved, leaving", place.rank)
     except Fenced as fenced:

@@ -100,6 +100,18 @@ def test_one_rank_with_other_trainer_arguments(launch: Training, arguments: dict
     assert same_weights(untouched, torn)
 
 
+def test_no_rank_reads_a_checkpoint_twice(launch: Training, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(address: str) -> Any:
+        raise AssertionError(f"{address} has been read already")
+
+    monkeypatch.setattr("launcher.node.checkpoint_io.load", again)
+
+    torn = launch.run(calling(SPEC, "Signal", at=[17], number="SIGKILL", ranks=[1]))
+
+    assert len(torn.ledger.refresh().attempts) == 2, log_of(torn)
+    assert same_weights(whole, torn)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_taken(
     launch: Training, whole: Any, damage: str
