@@ -41,7 +41,9 @@ pytestmark = pytest.mark.timeout(1800)
 
 LONG_S = 600.0
 """Each place brings up ranks, on a machine that is busy with other things."""
-STEPS = 80
+BEING_RENAMED = shutil.ignore_patterns("*.save_tmp")
+"""By submitit, as a job ends."""
+STEPS = 160
 """In four epochs. A step sees two batches: one rank does both, or two share them."""
 AT_ONCE = ("--set", "trainer.callbacks=[]")
 """Where nobody interrupts it, a training need not take its time."""
@@ -51,7 +53,7 @@ SPEC: dict[str, Any] = {
     "model": {"class_path": "model.mnist.MNISTClassifier"},
     "data": {"class_path": "model.digits.DigitsDataModule", "init_args": {"batch_size": 32}},
     "trainer": {
-        "max_epochs": 4,
+        "max_epochs": 8,
         "accumulate_grad_batches": 2,
         "log_every_n_steps": 1,
         "enable_model_summary": False,
@@ -154,7 +156,7 @@ def _made(user: User, bucket: str) -> Journey:
     slurm = user(*TO_SLURM, "--no-check")
     assert slurm.code == 0, slurm.err
     left.append(user.leaves(run, 2, 24))
-    shutil.copytree(user.runs / "traveller", user.folder / "returned/traveller", symlinks=True)
+    shutil.copytree(user.runs / "traveller", user.folder / "returned/traveller", symlinks=True, ignore=BEING_RENAMED)
     back = user.start(
         "resume", "traveller", "--on", "local", "--no-check", "--runs-root", user.folder / "returned", *AT_ONCE
     )

@@ -234,6 +234,13 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def _marked(variable: str) -> list[int]:
     """Living processes whose environment has a variable that begins like this."""
     return sorted(pid for pid, environ in _environments() if b"\0" + variable.encode() in b"\0" + environ)

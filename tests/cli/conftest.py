@@ -17,6 +17,6 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 @pytest.fixture(scope="session")
 def finished(launcher: Shell) -> Done:
     """The run `reference`, which nothing disturbed."""
-    done = launcher("run", JOBS / "net.yaml", "--name", "reference", "--json", seconds=120)
+    done = launcher("run", JOBS / "net.yaml", "--name", "reference", "--json", seconds=240)
     assert done.code == 0, done.err
     return done

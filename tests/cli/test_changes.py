@@ -38,16 +38,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mended(project: Path, launcher: Shell) -> Path:
     """The run `mended` failed, its code was corrected, and it was resumed as `why` says."""
-    assert launcher("run", project / "job.yaml", "--name", "mended", "--no-check", seconds=120).code == FAILED
+    assert launcher("run", project / "job.yaml", "--name", "mended", "--no-check", seconds=240).code == FAILED
     (project / "own_net.py").write_text(MODULE.format(line="pass"))
     return project
 
 
 def test_mended_code_is_taken_when_it_is_asked_for_and_not_before(mended: Path, launcher: Shell) -> None:
     assert "a mistake" in launcher("why", "mended").out
-    assert launcher("resume", "mended", seconds=120).code == FAILED
+    assert launcher("resume", "mended", seconds=240).code == FAILED
 
-    done = launcher("resume", "mended", "--code", "--no-check", seconds=120)
+    done = launcher("resume", "mended", "--code", "--no-check", seconds=240)
 
     assert done.code == FINISHED, done.err
     assert "change: code: from here on as it is now" in done.out
@@ -59,7 +59,7 @@ def test_mended_code_is_taken_when_it_is_asked_for_and_not_before(mended: Path, 
 def test_a_finished_run_goes_on_when_it_is_changed_and_says_what_that_does(mended: Path, launcher: Shell) -> None:
     assert "is finished already" in launcher("resume", "mended").out
 
-    done = launcher("resume", "mended", "--set", "trainer.max_steps=9", "--no-check", seconds=120)
+    done = launcher("resume", "mended", "--set", "trainer.max_steps=9", "--no-check", seconds=240)
 
     assert done.code == FINISHED, done.err
     assert "change: trainer.max_steps: 6 -> 9: as if it had been so from the beginning" in done.out
@@ -91,7 +91,7 @@ def test_a_new_run_begins_with_another_one_s_checkpoint(mended: Path, launcher: 
     done = launcher(
         *("run", mended / "job.yaml", "--name", "branch", "--from", "mended@6", "--no-check"),
         *("--set", "trainer.max_steps=8"),
-        seconds=120,
+        seconds=240,
     )
 
     assert done.code == FINISHED, done.err
@@ -156,7 +156,7 @@ def test_a_place_where_it_cannot_go_on_changes_nothing(
 def test_a_run_is_brought_to_another_folder_and_goes_on_there(mended: Path, launcher: Shell, tmp_path: Path) -> None:
     done = launcher(
         *("resume", "branch", "--to", tmp_path / "new runs", "--set", "trainer.max_steps=10", "--no-check"),
-        seconds=120,
+        seconds=240,
     )
 
     assert done.code == FINISHED, done.err

@@ -28,7 +28,7 @@ from launcher.checkpoints import in_order
 from launcher.errors import FAILED, FINISHED, INTERRUPTED, RESUMABLE
 from launcher.run import Run
 
-ENDS_S = ECHO_S + 4
+ENDS_S = ECHO_S + 30
 """Within this time after a rank's end nothing of the attempt is left."""
 
 
@@ -178,7 +178,7 @@ class TestStops:
         assert within(5, lambda: "once more" in training.command.output)
         training.command.type(CTRL_C)
 
-        assert training.command.wait(5) == INTERRUPTED
+        assert training.command.wait(60) == INTERRUPTED
         assert processes_of(training.run) == []
         assert state_of(training.run) == "stopped"
         assert "Traceback" not in training.command.output

@@ -174,7 +174,7 @@ class TestInTheBackground:
         assert cancelled.code == FINISHED
         assert states(cancelled) == ["cancelled"] * 3
         assert within(SOON, lambda: not processes_of(first))
-        assert launcher("list", "--json").answer[-1]["state"] == "cancelled"
+        assert within(SOON, lambda: launcher("list", "--json").answer[-1]["state"] == "cancelled")
 
 
 class TestRefused:

@@ -314,7 +314,9 @@ class TestPeers:
         assert echo["kind"] == Kind.PEER
 
     def test_a_peer_that_does_not_come(self) -> None:
-        waited, late = collective(lambda: dist.all_reduce(ONES), lambda: [time.sleep(2), dist.all_reduce(ONES)])
+        waited, late = collective(
+            lambda: dist.all_reduce(ONES), lambda: [time.sleep(10), dist.all_reduce(ONES)], patience=4
+        )
 
         assert "Timed out waiting" in waited["message"]
         assert (waited["kind"], late["kind"]) == (Kind.HANG, Kind.PEER)
@@ -348,13 +350,17 @@ def join(rank: int, port: int, seconds: float) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
 
 
-def collective(*acts: Callable[[], Any]) -> list[Any]:
-    """What becomes of two ranks that met and then do this."""
+def collective(*acts: Callable[[], Any], patience: float = 60) -> list[Any]:
+    """What becomes of two ranks that met and then do this.
+
+    Args:
+        patience: seconds that they wait for each other.
+    """
     port = free_port()
 
     def rank(number: int) -> Callable[[], Any]:
         def run() -> Any:
-            join(number, port, 1)
+            join(number, port, patience)
             dist.all_reduce(torch.ones(1))
             return acts[number]()
 

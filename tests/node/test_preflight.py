@@ -159,7 +159,7 @@ def cluster(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def impatient(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 4.0)
     monkeypatch.setattr(meeting, "GLOO_S", 2.0)
 
 
@@ -195,7 +195,7 @@ class TestHosts:
         outcomes = cluster.fly(6)
 
         assert all(one.has_passed for one in outcomes.values()), outcomes
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 40  # and not only after the patience for one that is late
         assert "preflight: 6 ranks on 3 hosts agree" in outcomes[0].log
         assert "preflight: all-reduce of 6 ranks on 3 hosts" in outcomes[0].log
         assert cluster.run.storage.list("attempts/001") == ["spec.json"]
@@ -270,7 +270,7 @@ class TestHosts:
 
         assert [rank for rank, one in outcomes.items() if one.kind == Kind.HOSTS] == [0]
         said = outcomes[0].message
-        assert said.startswith("ranks 6-7 on n4 did not report within 2 s; see their logs")
+        assert said.startswith("ranks 6-7 on n4 did not report within 4 s; see their logs")
         assert "; n2 (ranks 2-3): cannot write to " in said
         assert "; n3 (ranks 4-5): other versions than on n1: numpy not installed -> 2; " in said
 
@@ -281,7 +281,7 @@ class TestRanks:
         outcomes = cluster.fly(4, absent=(3,))
 
         assert outcomes[0].kind == Kind.HOSTS
-        assert outcomes[0].message.startswith("rank 3 did not report within 2 s")
+        assert outcomes[0].message.startswith("rank 3 did not report within 4 s")
         assert "preflight: waiting for rank 3" in outcomes[0].log
 
     def test_that_do_not_reach_rank_0_say_so_themselves(self, cluster: Cluster) -> None:
@@ -300,7 +300,7 @@ class TestRanks:
         outcomes = cluster.fly(4, absent=(0, 1, 3))
 
         assert outcomes[2].kind == Kind.HOSTS
-        assert f"at 127.0.0.1, port {cluster.port}: nobody listened there for 2 s" in outcomes[2].message
+        assert f"at 127.0.0.1, port {cluster.port}: nobody listened there for 4 s" in outcomes[2].message
 
     def test_that_end_meanwhile_are_the_cause_and_no_host_is_blamed(self, cluster: Cluster) -> None:
         cluster.begin(6, {}, (2, 3))
@@ -317,10 +317,10 @@ class TestRanks:
 
     @pytest.mark.usefixtures("impatient")
     def test_that_import_torch_for_too_long_are_named(self, cluster: Cluster) -> None:
-        outcomes = cluster.fly(4, {3: _slow_to_import(2.5)})
+        outcomes = cluster.fly(4, {3: _slow_to_import(9.0)})
 
         assert outcomes[0].kind == Kind.HOSTS
-        assert outcomes[0].message.startswith("rank 3 had not imported torch after 2 s")
+        assert outcomes[0].message.startswith("rank 3 had not imported torch after 4 s")
 
     @pytest.mark.parametrize("rank", [0, 2])
     @pytest.mark.usefixtures("impatient")
@@ -411,7 +411,7 @@ class TestStop:
 
     @pytest.mark.parametrize("rank", [0, 1])
     def test_while_a_rank_imports_torch_has_all_leave_in_peace(self, cluster: Cluster, rank: int) -> None:
-        cluster.begin(4, {3: _slow_to_import(1.0)}, ())
+        cluster.begin(4, {3: _slow_to_import(4.0)}, ())
         cluster.until(3, "imports")
         cluster.until(0, "agree")
         cluster.signal(rank)

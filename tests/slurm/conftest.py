@@ -23,7 +23,8 @@ DATA = Path(os.environ.get("LAUNCHER_DATA", REPOSITORY / "data")).resolve()
 STATE = state_folder() / "tests"
 
 GRACE_S = 6
-KILL_WAIT_S = 4
+KILL_WAIT_S = 10
+"""Until then a run has saved, on a slow machine too, and asked to be requeued."""
 SETTINGS = Settings(
     nodes=8,
     gpus=2,
@@ -37,7 +38,7 @@ OTHER = Settings(
     accounting=False,
     proctrack="linuxproc",
     grace_seconds=2,
-    kill_wait_seconds=1,
+    kill_wait_seconds=KILL_WAIT_S,
     send_user_signal=False,
     requeue=False,
     shared=SETTINGS.shared,

@@ -48,16 +48,18 @@ class Recording:
 
 @dataclass(frozen=True)
 class Observed:
-    """A recording of the job's first start, and the moments around it."""
+    """A recording of the job's first start, in seconds since the first signal that any of its processes got."""
 
     recording: Recording
-    at: float
-    """When it was done."""
     state: str
     """What Slurm called the job afterwards."""
 
+    @property
+    def at(self) -> float:
+        return next(event.time for event in self.recording.events() if event.what != "start")
+
     def signals(self, label: str, begin: float = 0, end: float = float("inf")) -> set[str]:
-        """That a process got between these seconds after it was done."""
+        """That a process got between these seconds."""
         events = self.recording.events(label)
         return {event.what for event in events if event.what != "start" and begin <= event.time - self.at < end}
 
@@ -96,14 +98,13 @@ def whole(cluster: Cluster, node: str) -> list[str]:
 def preempted(cluster: Cluster, node: str, partition: str, *options: str) -> Observed:
     """A job has to make way for one of the partition high; a requeued one starts again when that has ended."""
     recording = record(cluster, f"--partition={partition}", *whole(cluster, node), *options)
-    at = time.time()
     high = cluster.sbatch("#!/bin/sh\nsleep 1\n", "--partition=high", *whole(cluster, node))
     cluster.wait(high, "COMPLETED", seconds=90)
     state = cluster.wait(recording.job, "PREEMPTED", "RUNNING")
     if state == "RUNNING":
         eventually(lambda: recording.started(restart=1), f"{recording.job} to start again")
         cluster.scancel(str(recording.job))
-    return Observed(recording, at, state)
+    return Observed(recording, state)
 
 
 def timed_out(cluster: Cluster, node: str) -> Observed:
@@ -111,27 +112,24 @@ def timed_out(cluster: Cluster, node: str) -> Observed:
     recording = record(cluster, f"--nodelist={node}", "--time=1")
     end = time.strftime("%FT%T", time.localtime(time.time() + 2))
     cluster.scontrol("update", f"jobid={recording.job}", f"endtime={end}")
-    at = time.time()
-    return Observed(recording, at, cluster.wait(recording.job, "TIMEOUT", seconds=90))
+    return Observed(recording, cluster.wait(recording.job, "TIMEOUT", seconds=90))
 
 
 def cancelled(cluster: Cluster, node: str, before: str) -> Observed:
     recording = record(cluster, f"--nodelist={node}", before=before)
-    at = time.time()
     cluster.scancel(str(recording.job))
     state = cluster.wait(recording.job, "CANCELLED")
     eventually(lambda: not _completing(cluster, recording.job), f"the end of {recording.job}")
-    return Observed(recording, at, state)
+    return Observed(recording, state)
 
 
 def requeued(cluster: Cluster, node: str) -> Observed:
     recording = record(cluster, f"--nodelist={node}")
-    at = time.time()
     cluster.scontrol("requeue", str(recording.job))
     eventually(lambda: recording.started(restart=1), f"{recording.job} to start again")
     state = cluster.job(recording.job)["JobState"]
     cluster.scancel(str(recording.job))
-    return Observed(recording, at, state)
+    return Observed(recording, state)
 
 
 def without_power(cluster: Cluster, node: str) -> dict[str, object]:
@@ -147,6 +145,7 @@ def without_power(cluster: Cluster, node: str) -> dict[str, object]:
     cluster.wait(recording.job, "RUNNING", seconds=90)
     eventually(lambda: recording.started(restart=1), f"{recording.job} to start again")
     cluster.scancel(str(recording.job))
+    eventually(lambda: _all_starts(cluster, recording.job)[:1] == ["NODE_FAIL"], "the accounting to hear of it")
     return {
         "state at once": state_at_once,
         "noticed": noticed,

@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 
 from slurm.cluster import Cluster, ClusterError
-from slurm.scenarios import FOR_EVER, eventually, record
+from slurm.scenarios import FOR_EVER, Recording, eventually, record
 
 pytestmark = pytest.mark.slurm
+
+
+def goes_on(recording: Recording) -> None:
+    now = time.time()
+    eventually(lambda: recording.last_beat("step") > now, "a sign of the job's life", seconds=30)
 
 
 def test_a_node_that_is_taken_for_lost_fails_its_job_at_once(observed: Any, cluster: Cluster) -> None:
@@ -16,7 +21,7 @@ def test_a_node_that_is_taken_for_lost_fails_its_job_at_once(observed: Any, clus
     cluster.wait(job, "RUNNING")
 
     cluster.fail("n8")
-    cluster.wait(job, "PENDING", seconds=10)
+    cluster.wait(job, "PENDING", seconds=60)
     cluster.resume("n8")
 
     cluster.wait(job, "RUNNING")
@@ -47,7 +52,7 @@ def test_jobs_outlive_slurmd(observed: Any, cluster: Cluster) -> None:
     time.sleep(2)
     cluster.start_slurmd("n8")
 
-    assert time.time() - recording.last_beat("step") < 1
+    goes_on(recording)
     assert cluster.squeue()[recording.job] == "RUNNING"
     cluster.scancel(str(recording.job))
     cluster.wait(recording.job, "CANCELLED")
@@ -59,7 +64,7 @@ def test_a_node_without_power_is_noticed_and_its_job_starts_again(observed: Any)
 
     assert seen["state at once"] == "RUNNING"
     assert seen["lived"] < 1
-    assert 5 < seen["noticed"] < 60
+    assert 5 < seen["noticed"] < 90
     assert "DOWN" in seen["node"]
     assert seen["restarts"] == "1"
     assert seen["accounting"][0] == "NODE_FAIL"
@@ -69,7 +74,7 @@ def test_a_node_without_network_goes_on_with_a_job_that_was_given_up(observed: A
     seen = observed("no network")
 
     assert seen["state"] == "NODE_FAIL"
-    assert 5 < seen["noticed"] < 60
+    assert 5 < seen["noticed"] < 90
     assert seen["lived"] > 1
 
 
@@ -82,11 +87,11 @@ def test_jobs_outlive_slurmctld(quiet: Cluster) -> None:
     quiet.kill_ctld()
     with pytest.raises(ClusterError):
         quiet.output("squeue", seconds=20)
-    assert time.time() - recording.last_beat("step") < 1
+    goes_on(recording)
     quiet.start_ctld()
 
     assert quiet.squeue()[recording.job] == "RUNNING"
-    assert time.time() - recording.last_beat("step") < 1
+    goes_on(recording)
     quiet.scancel(str(recording.job))
     quiet.wait(recording.job, "CANCELLED")
 
@@ -108,5 +113,5 @@ def test_jobs_are_not_requeued_where_the_site_does_not(other: Cluster, observed:
     other.wait(job, "RUNNING")
 
     other.fail("n1")
-    assert other.wait(job, "NODE_FAIL", seconds=10)
+    assert other.wait(job, "NODE_FAIL", seconds=60)
     other.resume("n1")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from slurm.cluster import Cluster
+from slurm.conftest import KILL_WAIT_S
 from slurm.launches import SLOW_S, TRAINS, Launch, Nodes, launch
 
 pytestmark = pytest.mark.slurm
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slurm
 Act = Callable[[Cluster, tuple[str, ...]], Launch]
 
 _ACTS: dict[str, Act] = {}
-_KILL_WAIT_AND_MORE_S = 8.0
+_KILL_WAIT_AND_MORE_S = KILL_WAIT_S + 4.0
 """What Slurm was going to do after a cancel, it has done by then."""
 
 
@@ -296,11 +297,13 @@ _ACTS |= {name: partial(lost_node, *how) for name, how in _LOST.items()}
 
 
 @of(*_LOST)
-def test_a_run_survives_the_loss_of_a_node(run: Launch) -> None:
+def test_a_run_survives_the_loss_of_a_node(run: Launch, request: pytest.FixtureRequest) -> None:
     status = run.status
+    # A node that is only said to have failed lives on, and its ranks may leave in time.
+    saved = {"preempted"} if _LOST[request.node.callspec.params["run"]][1] == "fails" else set()
     assert status["state"] == "finished"
     assert [one["cause"] for one in status["attempts"]][-1] == "finished"
-    assert {one["cause"] for one in status["attempts"][:-1]} == {"infra"}
+    assert {one["cause"] for one in status["attempts"][:-1]} <= {"infra"} | saved
     assert run.lost <= 5 * (len(status["attempts"]) - 1)
     assert run.disorder() == []
 

@@ -53,7 +53,10 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell(cluster: Cluster, cleared: None) -> Shell:
-    return Shell(cluster, {"1.3": [["die", 9]], "*": [["train", 0.05, 5, 12]]})
+    """One rank is killed once all are there."""
+    there = {f"1.{rank}": [["touch", f"there-{rank}"], ["train", 0.05, 5]] for rank in range(3)}
+    killed = [*(["wait for", f"there-{rank}"] for rank in range(3)), ["die", 9]]
+    return Shell(cluster, {**there, "1.3": killed, "*": [["train", 0.05, 5, 12]]})
 
 
 def test_a_run_uses_the_allocation_and_comes_back_in_it(shell: Shell) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from slurm.conftest import GRACE_S, KILL_WAIT_S, OTHER
+from slurm.conftest import GRACE_S, KILL_WAIT_S
 from slurm.scenarios import Observed
 
 pytestmark = pytest.mark.slurm
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slurm
 See = Callable[[str], Observed]
 
 NOTICE_S = 3.0
-"""The notice of a preemption has come by then."""
-LATE_S = 3.0
+"""All signals of a notice have come by then."""
+LATE_S = 10.0
 """A busy machine."""
 TICK_S = 30.0
 """So often Slurm looks at what has come to its end; with luck, sooner."""
@@ -27,7 +27,6 @@ def test_preemption_gives_notice_to_steps_and_later_ends_all(observed: See) -> N
     seen = observed("preempted")
 
     assert seen.signals("step", 0, NOTICE_S) == STOP
-    assert seen.first("step") < NOTICE_S
     assert seen.signals("batch", 0, NOTICE_S) == set()
     assert seen.signals("batch") == STOP
     assert GRACE_S - 1 < seen.first("batch") < GRACE_S + TICK_S + LATE_S
@@ -77,7 +76,7 @@ def test_a_site_that_does_not_send_user_signals_sends_sigterm_only(observed: See
     seen = observed("preempted, user signals off")
 
     assert seen.signals("step") == STOP
-    assert seen.first("step") < min(NOTICE_S, OTHER.grace_seconds)
+    assert seen.first("step") + 1 < seen.first("batch")
     assert seen.state == "RUNNING"
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import labs
@@ -57,11 +58,11 @@ def cloud(make: Callable[[str], Cloud]) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Cloud]:
-    """Without."""
+def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """Without; a test may have settings of its own, by its parameter."""
     one = Cloud("api", tmp_path)
     try:
-        one.up(ALONE)
+        one.up(replace(ALONE, **getattr(request, "param", {})))
         yield one
     finally:
         one.down(wipe=True)

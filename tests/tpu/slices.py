@@ -49,7 +49,7 @@ class Slice:
 
     def command(self, worker: int, command: str, user: str = USER) -> list[str]:
         options = {"HostKeyAlias": f"w{worker}", "UserKnownHostsFile": self._known, "StrictHostKeyChecking": "yes"}
-        options |= {"IdentitiesOnly": "yes", "BatchMode": "yes", "ConnectTimeout": "2", "LogLevel": "ERROR"}
+        options |= {"IdentitiesOnly": "yes", "BatchMode": "yes", "ConnectTimeout": "15", "LogLevel": "ERROR"}
         options |= {"ServerAliveInterval": "1", "ServerAliveCountMax": "2"}
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         return ["ssh", "-T", "-F", "none", "-i", str(self._key), *words, f"{user}@{self.address(worker)}", command]

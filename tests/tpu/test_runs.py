@@ -77,7 +77,7 @@ def test_preempted_then_a_host_lost_then_sold_out_it_comes_back_each_time(launch
     one.drive()
     one.until_step(5)
 
-    one.cloud.order("preempt", node=one.node, grace=6)
+    one.cloud.order("preempt", node=one.node, grace=25)
     one.until(lambda: len(one.attempts) == 2 and one.attempts[1].first_step, "the second attempt")
     one.until_step(one.attempts[1].first_step + 5, attempt=2)
     one.cloud.order("lose_host", node=one.node, worker=1)

@@ -237,7 +237,7 @@ def test_preemption_is_seen_at_its_notice_and_at_its_end(make: Callable[..., Dri
     one = make()
     one.until(Stand.READY)
 
-    api.order("preempt", node=one.claim.name, grace=1)
+    api.order("preempt", node=one.claim.name, grace=5)
     notice = one.look()
     assert (notice.stand, notice.over) == (Stand.PREEMPTED, False)
     eventually(lambda: one.look().over, "the end of the power")
@@ -269,6 +269,7 @@ def test_machines_that_are_preempted_before_they_come_up_are_asked_for_again(
     assert len(api.status()["queuedResources"]) == 1
 
 
+@pytest.mark.parametrize("api", [{"delete_seconds": 10.0}], indirect=True, ids=["slow to delete"])
 def test_a_request_that_somebody_deletes_is_not_made_again(make: Callable[..., Driven], api: Cloud) -> None:
     one = make()
     one.until(Stand.READY)

@@ -70,6 +70,11 @@ def started(run: Run) -> list[tuple[int, int]]:
     return sorted((int(attempt), int(rank)) for attempt, rank, _ in map(str.split, lines(run, "started.log")))
 
 
+def has_started(run: Run) -> bool:
+    """Its supervisor has written down that the first attempt's ranks are there."""
+    return any(isinstance(record.event, AttemptStarted) for record in run.ledger.records())
+
+
 def causes(run: Run) -> list[str | None]:
     return [attempt.cause for attempt in run.ledger.refresh().attempts]
 
@@ -188,7 +193,7 @@ class TestRestarts:
         ended = drive(run)
 
         assert ended.state == "finished"
-        assert time.monotonic() - begun < ECHO_S + 5
+        assert time.monotonic() - begun < ECHO_S + 30, "it waited for a rank that would have slept for a minute"
         assert started(run) == [(1, 0), (1, 1), (2, 0), (2, 1)]
         first, second = run.ledger.refresh().attempts
         assert (first.cause, first.last_step) == (Cause.INFRA, 42)
@@ -196,7 +201,8 @@ class TestRestarts:
         assert second.cause == Cause.FINISHED
         assert left_over(run) == []
 
-    def test_a_preemption_from_outside_restarts_at_once(self, make: MakeRun) -> None:
+    def test_a_preemption_from_outside_restarts_at_once(self, make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("launcher.policy.BACKOFF_S", 60.0)
         run = make(script={"1": [["obey"], ["ready"], FOREVER], "2": [["finish"]]})
         sent = []
 
@@ -212,7 +218,7 @@ class TestRestarts:
         assert len(sent) == 2
         first, second = run.ledger.refresh().attempts
         assert (first.cause, first.reason, first.last_step) == (Cause.PREEMPTED, "saved and left at SIGTERM", 7)
-        assert second.started - (first.ended or 0) < 0.9, "a preemption is not to wait for a back-off"
+        assert second.started - (first.ended or 0) < 30, "a preemption is not to wait for a back-off"
 
     def test_a_preemption_before_the_ranks_were_ready_restarts_too(self, make: MakeRun) -> None:
         run = make(script={"1": [["die", 15]], "2": [["finish"]]})
@@ -286,7 +292,7 @@ class TestTheUser:
 
         ended = supervisor.drive(stop_then_kill)
 
-        assert 0.5 < time.monotonic() - since[0] < 3
+        assert 0.5 < time.monotonic() - since[0] < 30
         assert ended.state == "stopped"
         assert supervisor.killed
         assert run.ledger.refresh().attempts[0].reason == "killed by the user"
@@ -388,7 +394,7 @@ class TestOneDriver:
 
         supervisor = fork.Process(target=overtaken)
         supervisor.start()
-        assert within(10, lambda: len(lines(run, "ready.log")) == 2)
+        assert within(10, lambda: len(lines(run, "ready.log")) == 2 and has_started(run))
         taken_over = run.ledger.append(Driving(driver=_somebody_else()), after=run.ledger.refresh().version)
         supervisor.join()
 
@@ -442,7 +448,7 @@ class TestAfterACrash:
         run = make(script={"1": [["ignore"], ["progress", 5], ["ready"], FOREVER], "2": [["finish"]]})
         first = fork.Process(target=lambda: drive(run))
         first.start()
-        assert within(10, lambda: len(lines(run, "ready.log")) == 2)
+        assert within(10, lambda: len(lines(run, "ready.log")) == 2 and has_started(run))
         assert len(left_over(run)) == 2
 
         first.kill()

@@ -142,8 +142,8 @@ class SlurmBackend:
         return None
 
     def poll(self, run: Run, attempt: int, handle: Handle) -> Seen:
-        progress = run.read_json(progress_path(attempt)) or {}
-        left = progress.get("left")
+        code = self._srun.poll() if self._srun else None  # first: what it leaves behind is all there, then
+        left = (run.read_json(progress_path(attempt)) or {}).get("left")
         log = _read(_srun_log(run.storage.root, attempt))
         if (
             self._start is None
@@ -152,7 +152,6 @@ class SlurmBackend:
             or (handle["restarts"] != self._start.restarts)
         ):
             return _of_earlier_start(handle, left, lost_hosts(log))
-        code = self._srun.poll()
         if code is None:
             self._end_the_rest(handle, log)
             return Seen(Phase.RUNNING)
