@@ -140,8 +140,15 @@ def train(step_s: float, every: int, steps: int = sys.maxsize) -> NoReturn:
     Rank 0 does the work. The end has come after `steps`, or once there is a file called `enough` in the run directory.
     """
     stop = FOLDER / "stop"
+
+    def tell(number: int, frame: object) -> None:
+        """To all; at once, for others tell it too, and rank 0 reads it."""
+        beside = FOLDER / f".stop.{RANK}.{time.monotonic_ns()}"
+        beside.write_text(signal.Signals(number).name)
+        beside.rename(stop)
+
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda number, frame: stop.write_text(signal.Signals(number).name))
+        signal.signal(number, tell)
     if RANK != 0:
         while not stop.exists() and not (FOLDER / "finished.json").exists():
             time.sleep(0.05)
