@@ -66,10 +66,12 @@ def unpickled(records: Records) -> Any:
     Raises:
         UnpicklingError, RuntimeError: it is no checkpoint.
     """
-    # What torch.load does, but for the archive.
-    return torch.serialization._load(  # type: ignore[no-untyped-call]
-        _Reader(records), "cpu", _weights_only_unpickler, encoding="utf-8"
-    )
+    # What torch.load does, but for the archive. Indices of sparse tensors are held against their sizes: a
+    # checkpoint from elsewhere could have memory read that is not its own.
+    with torch.sparse.check_sparse_tensor_invariants():
+        return torch.serialization._load(  # type: ignore[no-untyped-call]
+            _Reader(records), "cpu", _weights_only_unpickler, encoding="utf-8"
+        )
 
 
 class _Reader:

@@ -72,6 +72,18 @@ def test_what_was_saved_is_read(written: Callable[[Any], bytes]) -> None:
     assert seen == file
 
 
+def test_sparse_tensors_are_read_and_only_those_whose_indices_fit() -> None:
+    def sparse(index: int) -> Any:
+        return torch.sparse_coo_tensor(torch.tensor([[0, index]]), torch.ones(2), (3,), check_invariants=False)
+
+    def loaded(tensor: Any) -> Any:
+        return unpickled(read_records(io.BytesIO(saved({"x": tensor})), unseen))["x"]
+
+    assert torch.equal(loaded(sparse(2)).to_dense(), sparse(2).to_dense())
+    with pytest.raises(RuntimeError, match="size is 3 but found index 99"):
+        loaded(sparse(99))
+
+
 @pytest.mark.parametrize("limit", [1000, 1], ids=["some long", "all long"])
 def test_records_of_many_gigabytes_are_found(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launcher.node.archive._LIMIT", limit)  # they are written as if they were

@@ -434,6 +434,32 @@ class TestHowItEnded:
             Phase.ENDED, Cause.INFRA, f"srun ended with 3; see {run.storage.root}/attempts/001/srun.log"
         )
 
+    @pytest.mark.parametrize(
+        ("said", "left", "cause"),
+        [("srun: error: n1: task 1: Exited with exit code 1\n", None, Cause.ERROR), ("", "SIGTERM", Cause.PREEMPTED)],
+        ids=["by srun", "by its ranks"],
+    )
+    def test_what_is_said_at_the_very_end_is_heard(
+        self, said: str, left: str | None, cause: Cause, make: MakeRun, slurm: FakeSlurm
+    ) -> None:
+        class Ending:
+            """An srun of which the last words come between two looks, and with them its end."""
+
+            def poll(self) -> int:
+                Path(run.storage.root, "attempts/001/srun.log").write_text(said)
+                run.write_json("attempts/001/progress.json", {"step": 7, "epoch": 0, "left": left})
+                return 1 if said else 0
+
+        slurm.srun_then()
+        run = make({})
+        attempt = Attempt(run)
+        attempt.end()
+        for name in ("srun.log", "progress.json"):
+            Path(run.storage.root, "attempts/001", name).unlink(missing_ok=True)
+        attempt.backend._srun = Ending()  # type: ignore[assignment]
+
+        assert attempt.poll().cause == cause
+
     def test_ranks_that_leave_with_0_before_the_end_have_not_finished(self, make: MakeRun, slurm: FakeSlurm) -> None:
         slurm.srun_then()
 
