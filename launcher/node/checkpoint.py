@@ -68,7 +68,7 @@ def unpickled(records: Records) -> Any:
     """
     # What torch.load does, but for the archive. Indices of sparse tensors are held against their sizes: a
     # checkpoint from elsewhere could have memory read that is not its own.
-    with torch.sparse.check_sparse_tensor_invariants():
+    with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
         return torch.serialization._load(  # type: ignore[no-untyped-call]
             _Reader(records), "cpu", _weights_only_unpickler, encoding="utf-8"
         )
